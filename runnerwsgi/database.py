@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -23,6 +22,9 @@ from sqlalchemy.exc import (
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ PRAGMAS: Mapping[str, str] = {
 # What a database's words mean to the person who has to act on them.
 ADVICE: tuple[tuple[str, str], ...] = (
     ("disk is full", "free some space on its disk."),
+    ("disk i/o error", "its disk is full, failing or gone: check that one."),
     ("readonly", "make the file and its folder writable for the user that runs the gateway."),
     ("read-only", "make it writable for the user that runs the gateway."),
     ("unable to open", "check that its folder exists and that the gateway's user may write there."),
@@ -105,9 +108,12 @@ class Database:
         Raises:
             StorageError: the database failed; nothing was written.
         """
-        with self._translated("written"), self._open().connect() as connection:
-            with connection.execution_options(**{_WRITES: True}).begin():
-                yield connection
+        with (
+            self._translated("written"),
+            self._open().connect() as connection,
+            connection.execution_options(**{_WRITES: True}).begin(),
+        ):
+            yield connection
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -291,8 +297,8 @@ def _create_tables(engine: Engine) -> None:
             return
         try:
             with engine.connect().execution_options(**{_WRITES: True}) as connection:
-                with connection.begin():
-                    _create_all(connection)
+                _create_all(connection)
+                connection.commit()
             return
         except DBAPIError:
             if last:

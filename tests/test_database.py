@@ -49,9 +49,12 @@ def test_what_was_written_is_read_by_another_database_object(database, file):
 
 
 def test_an_exception_writes_nothing(database):
-    with pytest.raises(KeyError), database.begin() as connection:
+    def work(connection):
         advance(connection, "x")
         raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError):
+        database.write(work)
     assert read_generation(database) == 0
 
 
@@ -264,12 +267,9 @@ def test_a_folder_instead_of_a_file_says_so(file):
 
 def test_a_full_disk_says_so_and_keeps_what_was_there(database, file):
     raise_generation(database)
-    filler = generations.insert()
     rows = [{"name": f"{number:064}", "number": number} for number in range(5000)]
-    with file_size_limit(150_000), pytest.raises(StorageError, match="cannot be written"):
-        with database.begin() as connection:
-            connection.execute(filler, rows)
-            connection.exec_driver_sql("PRAGMA cache_spill=1")
+    with file_size_limit(150_000), pytest.raises(StorageError, match="its disk is full"):
+        database.write(lambda connection: connection.execute(generations.insert(), rows))
     assert read_generation(database) == 1
     assert raise_generation(database) == 2
 
