@@ -47,7 +47,9 @@ class RunnerError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
-    advice: ClassVar[str] = "Something failed inside the gateway. The request id finds it in the log."
+    advice: ClassVar[str] = (
+        "Something failed inside the gateway. The request id finds it in the log."
+    )
 
     def __init__(self, message: str = "", *, detail: str | None = None) -> None:
         super().__init__(message or self.title)
@@ -122,7 +124,9 @@ class BadPath(RequestError):
 
     code = "bad-path"
     title = "Bad path"
-    advice = "The path is not allowed: no dot segments, backslashes, control characters or bad UTF-8."
+    advice = (
+        "The path is not allowed: no dot segments, backslashes, control characters or bad UTF-8."
+    )
 
 
 class BadHeader(RequestError):

@@ -7,6 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
+from urllib.parse import parse_qsl
+
+from .errors import (
+    BadRunnerResponse,
+    BundleUnavailable,
+    GuestOutOfMemory,
+    GuestTimeout,
+    GuestTrap,
+    UpstreamError,
+)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -22,6 +32,19 @@ Outcome = Literal[
     "bad_request",
     "internal",
 ]
+
+# What an outcome other than `ok` is answered with (protocol §2).
+OUTCOME_ERRORS: Mapping[str, type[UpstreamError]] = {
+    "guest_trap": GuestTrap,
+    "timeout": GuestTimeout,
+    "out_of_memory": GuestOutOfMemory,
+    "out_of_fuel": GuestTimeout,
+    "not_found": BundleUnavailable,
+    "refused": BundleUnavailable,
+    "bad_request": BadRunnerResponse,
+    "internal": BadRunnerResponse,
+}
+
 Level = Literal["info", "warn", "error"]
 Headers = tuple[tuple[str, str], ...]
 
@@ -93,6 +116,11 @@ class HttpRequest:
     def url(self) -> str:
         """``path[?query]``, as the guest's ``http-request.url``."""
         return f"{self.path}?{self.query_string}" if self.query_string else self.path
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query with one value a name, the last one, for runners that know no better."""
+        return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,239 @@
+"""Handler calls: from a request under the execute mount to the guest's answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from . import access, headers, paths
+from .bulkhead import Bulkhead
+from .capabilities import Call, HostCapabilities
+from .errors import BadHeader, DeadlineExceeded, MethodNotAllowed, NotFound
+from .logs import emit
+from .protocol import (
+    METHODS,
+    OUTCOME_ERRORS,
+    SAFE_METHODS,
+    Context,
+    ExecuteRequest,
+    ExecuteResponse,
+    HttpRequest,
+    Limits,
+)
+from .wsgi import Response, guest_response, read_body
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from .capabilities import Functions
+    from .gateway import Gateway
+    from .installs import Install, Installs
+    from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+# The runner gets this much less than is left, so that the inner layer fails first and cleanly.
+MARGIN_MS = 200
+MAX_IDEMPOTENCY_KEY = 255
+
+
+class Handlers:
+    """Answers ``{RUNNER_EXECUTE_MOUNT}/{extension}/{path}``.
+
+    Example::
+
+        handlers = Handlers(gateway, identify, installs, functions, Settings())
+        handlers.respond("/demo.notes/notes", environ, request_id)
+
+    Args:
+        gateway: runs the calls.
+        identify: the host application's word on who calls.
+        installs: which extension, in which version, with which grants.
+        functions: the host functions of guests, by interface and function.
+        settings: mounts, limits and slots.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        identify: access.Identify,
+        installs: Installs,
+        functions: Functions,
+        settings: Settings,
+    ) -> None:
+        self.gateway = gateway
+        self.identify = identify
+        self.installs = installs
+        self.functions = functions
+        self.settings = settings
+        self.bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
+
+    def respond(self, rest: str, environ: WSGIEnvironment, request_id: str) -> Response:
+        """Run the call that *environ* asks for.
+
+        Args:
+            rest: the path below the mount, as WSGI has it.
+            environ: the request's.
+            request_id: ours.
+
+        Raises:
+            RunnerError: whatever kept the guest from answering.
+        """
+        started = time.monotonic()
+        extension_id, path = _split(paths.decode(rest))
+        method = _method(environ)
+        request_headers = headers.of_environ(environ)
+        headers.check_request(request_headers)
+        access.check_host(environ)
+        query = paths.check_query(environ.get("QUERY_STRING", ""))
+        key = _idempotency_key(environ)
+
+        principal = access.who(self.identify, environ)
+        access.check_site(environ, principal, self.settings.public_origins)
+        install = self._install(principal.tenant_id, extension_id)
+        access.check_level(principal, install.manifest, method, path)
+        self.gateway.authorize(principal, install, method, path)
+
+        body = read_body(environ, self.settings.max_body_bytes)
+        http = HttpRequest(
+            method, path, query, headers.to_guest(request_headers, install.config), body
+        )
+        with self.bulkhead.slot(extension_id):
+            request = self._request(install, principal, http, request_id, key, started)
+            response = self.gateway.execute(request)
+        mount = f"{paths.script_name(environ)}{self.settings.execute_mount}/{extension_id}"
+        return self._answer(request, response, mount, started)
+
+    def _install(self, tenant_id: str, extension_id: str) -> Install:
+        install = self.installs.find(tenant_id, extension_id)
+        if install is None:
+            raise NotFound(f"{extension_id} is not installed for tenant {tenant_id}")
+        return install
+
+    def _request(
+        self,
+        install: Install,
+        principal: access.Principal,
+        http: HttpRequest,
+        request_id: str,
+        key: str | None,
+        started: float,
+    ) -> ExecuteRequest:
+        timeout_ms = self._time_left(install, started)
+        user = principal.to_user()
+        call = Call(
+            tenant_id=install.tenant_id,
+            extension_id=install.extension_id,
+            install_id=install.install_id,
+            request_id=request_id,
+            user=user,
+            principal=principal,
+            egress=install.egress,
+            routes=install.routes,
+        )
+        if key is None and http.method not in SAFE_METHODS:
+            key = request_id
+        return ExecuteRequest(
+            context=Context(
+                tenant_id=install.tenant_id,
+                extension_id=install.extension_id,
+                content_hash=install.content_hash,
+                request_id=request_id,
+                install_id=install.install_id,
+                version_id=install.version,
+                config=install.config,
+            ),
+            http=http,
+            limits=Limits(timeout_ms, install.memory_mb or self.settings.memory_mb),
+            providers=install.grants,
+            user=user,
+            egress=install.egress,
+            idempotency_key=key and f"{install.tenant_id}:{install.extension_id}:{key}",
+            capabilities=HostCapabilities(call, install.grants, self.functions),
+        )
+
+    def _time_left(self, install: Install, started: float) -> int:
+        """Milliseconds for the guest: what is left of the budget, less a margin to fail in."""
+        budget = min(self.settings.timeout_ms, install.timeout_ms or self.settings.timeout_ms)
+        left = budget - int((time.monotonic() - started) * 1000)
+        if left <= 0:
+            raise DeadlineExceeded(
+                f"deadline exceeded ({budget / 1000:.1f} s) before the call, "
+                f"backend={self.gateway.backend_name}"
+            )
+        return max(left - MARGIN_MS, left // 2, 1)
+
+    def _answer(
+        self, request: ExecuteRequest, response: ExecuteResponse, mount: str, started: float
+    ) -> Response:
+        total = (time.monotonic() - started) * 1000
+        emit(
+            log,
+            logging.INFO if response.outcome == "ok" else logging.WARNING,
+            "execute",
+            backend=self.gateway.backend_name,
+            request_id=request.context.request_id,
+            tenant_id=request.context.tenant_id,
+            extension_id=request.context.extension_id,
+            method=request.http.method,
+            path=request.http.path,
+            status=response.status,
+            outcome=response.outcome,
+            error=response.error,
+            duration_ms=round(total, 1),
+        )
+        self._log_lines(request, response)
+        if response.outcome != "ok":
+            raise OUTCOME_ERRORS[response.outcome](response.error or response.outcome)
+        if len(response.body or b"") > self.settings.max_response_bytes:
+            raise OUTCOME_ERRORS["internal"](
+                "the handler's answer is above RUNNER_MAX_RESPONSE_BYTES"
+            )
+        answer = guest_response(response.status, response.headers, response.body, mount)
+        answer.headers.append(
+            ("Server-Timing", _server_timing({**response.timings, "total": total}))
+        )
+        return answer
+
+    def _log_lines(self, request: ExecuteRequest, response: ExecuteResponse) -> None:
+        for line in response.logs:
+            emit(
+                log,
+                _LEVELS[line.level],
+                "extension",
+                request_id=request.context.request_id,
+                tenant_id=request.context.tenant_id,
+                extension_id=request.context.extension_id,
+                message=line.message,
+            )
+
+
+_LEVELS = {"info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+
+def _split(rest: str) -> tuple[str, str]:
+    """``/demo.notes/a/b`` is the extension ``demo.notes`` and the path ``/a/b``."""
+    if rest in ("", "/"):
+        raise NotFound("no extension is named")
+    extension_id, slash, path = rest[1:].partition("/")
+    return paths.parse_extension_id(extension_id), slash + path or "/"
+
+
+def _method(environ: WSGIEnvironment) -> str:
+    method: str = environ["REQUEST_METHOD"]
+    if method not in METHODS:
+        raise MethodNotAllowed(METHODS, f"method {headers.printable(method, 32)}")
+    return method
+
+
+def _idempotency_key(environ: WSGIEnvironment) -> str | None:
+    key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
+    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii()):
+        raise BadHeader(f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} ASCII characters")
+    return key
+
+
+def _server_timing(timings: Mapping[str, float]) -> str:
+    return ", ".join(f"{name};dur={value:.1f}" for name, value in timings.items())

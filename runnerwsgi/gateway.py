@@ -1,0 +1,278 @@
+"""Gateway: a typed façade over one plugin manager."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+import pluggy
+
+from . import discovery, hookspecs
+from .errors import (
+    BadRunnerResponse,
+    ConfigurationError,
+    Forbidden,
+    IdentityUnavailable,
+    RunnerError,
+)
+from .protocol import Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
+from .settings import Settings, warn_of_unknown
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from .access import Principal
+    from .installs import Install
+
+REQUIRED_HOOKS = ("runner_execute", "runner_resolve_ui_url", "runner_health")
+_BACKEND_HOOKS = (*REQUIRED_HOOKS, "runner_warm_up")
+
+T = TypeVar("T")
+
+
+class Pages(Protocol):
+    """Where the pages of extensions are; the middleware brings it."""
+
+    def url(self, extension_id: str, path: str, environ: WSGIEnvironment | None) -> str:
+        """The public URL of an extension's page."""
+        ...
+
+
+class Gateway:
+    """One backend and any number of observers, behind typed methods.
+
+    Every error that leaves it is a :class:`~runnerwsgi.errors.RunnerError` and names the
+    plugin it came from.
+
+    Example::
+
+        with Gateway(MyBackend()) as gateway:
+            gateway.execute(request).status
+
+    Args:
+        backend: an object that implements the three required hooks.
+        plugins: further plugin objects: observers, authorisers, providers of capabilities.
+        name: what the backend is called in answers and logs; default: its ``name``
+            attribute, or its class's.
+
+    Raises:
+        ConfigurationError: a plugin is a class, misspells a hook, or lacks a required one.
+    """
+
+    def __init__(self, backend: object, *plugins: object, name: str | None = None) -> None:
+        self.backend_name = name or _name_of(backend)
+        self._manager = pluggy.PluginManager(hookspecs.NAME)
+        self._manager.add_hookspecs(hookspecs)
+        self._pages: Pages | None = None
+        # The backend goes first: pluggy asks the last one registered first, so observers wrap it.
+        self._register(backend, self.backend_name)
+        for plugin in plugins:
+            self._register(plugin, _name_of(plugin))
+        self._check_hooks(backend)
+        self.capabilities: Mapping[str, Mapping[str, Callable[..., Any]]] = self._capabilities()
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
+        """The gateway that an environment describes; ``os.environ`` by default.
+
+        Raises:
+            ConfigurationError: with every fault of settings and plugins, told together.
+        """
+        env = os.environ if env is None else env
+        return cls.load(Settings.from_env(env), env)
+
+    @classmethod
+    def load(cls, settings: Settings, env: Mapping[str, str]) -> Self:
+        """The gateway of checked settings; plugins read their own variables from *env*."""
+        warn_of_unknown(env, discovery.installed())
+        named = [("RUNNER_BACKEND", settings.backend)]
+        named += [("RUNNER_PLUGINS", name) for name in settings.plugins]
+        loaded, faults = [], []
+        for variable, name in named:
+            try:
+                loaded.append(discovery.load(name, env, variable=variable))
+            except ConfigurationError as exc:
+                faults += exc.faults
+        if faults:
+            raise ConfigurationError(faults=tuple(faults))
+        return cls(*loaded, name=settings.backend)
+
+    @property
+    def plugin_names(self) -> tuple[str, ...]:
+        """The names of all plugins, the backend first."""
+        return tuple(name for name, _ in self._manager.list_name_plugin())
+
+    def execute(self, request: ExecuteRequest) -> ExecuteResponse:
+        """Run one handler call.
+
+        Raises:
+            RunnerError: the backend could not ask the guest; what the guest did wrong is the
+                response's ``outcome`` instead.
+        """
+        return self._ask("runner_execute", ExecuteResponse, request=request)
+
+    def resolve_ui_url(self, asset: UiAsset) -> str:
+        """Where the bytes of a UI file are: internal; the public address is :meth:`ui_url`."""
+        return self._ask("runner_resolve_ui_url", str, asset=asset)
+
+    def health(self) -> Health:
+        """How the backend is. A health hook that raises is itself an answer: unavailable."""
+        try:
+            return self._ask("runner_health", Health)
+        except RunnerError as exc:
+            return Health("unavailable", {"backend": str(exc)})
+
+    def warm_up(self, bundle: Bundle) -> WarmUp:
+        """Make a bundle ready ahead of its first call; nothing where the backend needs nothing."""
+        if not self._manager.hook.runner_warm_up.get_hookimpls():
+            return WarmUp(compiled=False, ms=0)
+        return self._ask("runner_warm_up", WarmUp, bundle=bundle)
+
+    def authorize(self, principal: Principal, install: Install, method: str, path: str) -> None:
+        """Ask every plugin that authorises; one denial denies.
+
+        Raises:
+            Forbidden: somebody denied.
+            IdentityUnavailable: somebody raised, or answered neither True, False nor None.
+        """
+        try:
+            answers = self._manager.hook.runner_authorize(
+                principal=principal, install=install, method=method, path=path
+            )
+        except Exception as exc:
+            raise IdentityUnavailable(
+                f"{self._culprit(exc)}: runner_authorize raised {exc!r}"
+            ) from exc
+        if any(answer is False for answer in answers):
+            raise Forbidden("a plugin denied the call")
+        if any(answer is not True for answer in answers):
+            raise IdentityUnavailable("runner_authorize must return True, False or None")
+
+    def metadata(self) -> dict[str, Mapping[str, Any]]:
+        """What each plugin says of itself, by plugin name."""
+        impls = self._manager.hook.runner_metadata.get_hookimpls()
+        return {impl.plugin_name: impl.function() for impl in impls}
+
+    def register_commands(self, group: Any) -> None:
+        """Let the plugins add their sub-commands to a click group."""
+        self._manager.hook.runner_register_commands(group=group)
+
+    def ui_url(
+        self, extension: str, path: str = "/", environ: WSGIEnvironment | None = None
+    ) -> str:
+        """The public address of an extension's page, for an ``src`` attribute.
+
+        Args:
+            extension: the extension's id.
+            path: what the page gets as its own path.
+            environ: the request's, so that the caller's version and ``SCRIPT_NAME`` are used.
+
+        Raises:
+            NotFound: not installed for the caller.
+            ConfigurationError: no RunnerMiddleware serves this gateway, or tenants have
+                different versions and *environ* is missing.
+        """
+        if self._pages is None:
+            raise ConfigurationError("ui_url needs a RunnerMiddleware around the application.")
+        return self._pages.url(extension, path, environ)
+
+    def serve_pages(self, pages: Pages) -> None:
+        """Tell the gateway where pages are; the middleware does, once."""
+        self._pages = pages
+
+    def close(self) -> None:
+        """Let every plugin release what it opened. Safe to call twice."""
+        self._manager.hook.runner_close()
+        for plugin in self._manager.get_plugins():
+            self._manager.unregister(plugin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, hook: str, expected: type[T], **arguments: Any) -> T:
+        try:
+            answer = getattr(self._manager.hook, hook)(**arguments)
+        except RunnerError:
+            raise
+        except Exception as exc:
+            raise BadRunnerResponse(
+                f"{self._culprit(exc)}: {hook} raised {type(exc).__name__}: {exc}"
+            ) from exc
+        if not isinstance(answer, expected):
+            raise BadRunnerResponse(
+                f"{self.backend_name}: {hook} returned {type(answer).__name__}; "
+                f"expected {expected.__name__}"
+            )
+        return answer
+
+    def _register(self, plugin: object, name: str) -> None:
+        if isinstance(plugin, type):
+            raise ConfigurationError(
+                f"{plugin.__name__} is a class; pass an instance: {plugin.__name__}()."
+            )
+        try:
+            self._manager.register(plugin, name)
+        except (ValueError, TypeError, pluggy.PluginValidationError) as exc:
+            raise ConfigurationError(f"plugin {name} cannot be registered: {exc}") from exc
+
+    def _check_hooks(self, backend: object) -> None:
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as exc:
+            raise ConfigurationError(f"{exc}. The hooks are in runnerwsgi.hookspecs.") from exc
+        for hook in _BACKEND_HOOKS:
+            owners = [
+                impl.plugin
+                for impl in getattr(self._manager.hook, hook).get_hookimpls()
+                if not (impl.wrapper or impl.hookwrapper)
+            ]
+            if hook in REQUIRED_HOOKS and not any(owner is backend for owner in owners):
+                raise ConfigurationError(f"backend {self.backend_name} does not implement {hook}.")
+            if others := [_name_of(owner) for owner in owners if owner is not backend]:
+                raise ConfigurationError(
+                    f"{', '.join(others)} implements {hook} beside the backend "
+                    f"{self.backend_name}: observers use @hookimpl(wrapper=True)."
+                )
+
+    def _capabilities(self) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
+        merged: dict[str, dict[str, Callable[..., Any]]] = {}
+        for impl in self._manager.hook.runner_capabilities.get_hookimpls():
+            for interface, functions in impl.function().items():
+                known = merged.setdefault(interface, {})
+                if twice := known.keys() & functions.keys():
+                    raise ConfigurationError(
+                        f"{impl.plugin_name} provides {interface}.{min(twice)}, "
+                        "and so does another plugin; name only one of them."
+                    )
+                known.update(functions)
+        return merged
+
+    def _culprit(self, exc: BaseException) -> str:
+        """The plugin whose hook an exception came through: pluggy does not say."""
+        owners = {
+            impl.function.__code__: impl.plugin_name
+            for hook in vars(self._manager.hook).values()
+            if isinstance(hook, pluggy.HookCaller)
+            for impl in hook.get_hookimpls()
+            if hasattr(impl.function, "__code__")
+        }
+        culprit, step = "a plugin", exc.__traceback__
+        while step is not None:
+            culprit = owners.get(step.tb_frame.f_code, culprit)
+            step = step.tb_next
+        return culprit
+
+
+def _name_of(plugin: object) -> str:
+    name = getattr(plugin, "name", None)
+    return name if isinstance(name, str) else type(plugin).__name__.lower()

@@ -1,0 +1,73 @@
+"""Log records of one line each: an event and its fields, as text or as JSON (security §6)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from .headers import printable
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+MAX_VALUE = 512
+
+
+class Fields(dict[str, Any]):
+    """The fields of a record, rendered only when a handler really writes them."""
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={_text(value)}" for key, value in self.items() if value is not None)
+
+
+def _text(value: Any) -> str:
+    text = printable(str(value), MAX_VALUE)
+    return json.dumps(text) if " " in text or '"' in text else text
+
+
+def emit(logger: logging.Logger, level: int, event: str, /, **fields: Any) -> None:
+    """Log one event, such as ``emit(log, logging.INFO, "execute", status=200)``."""
+    if logger.isEnabledFor(level):
+        logger.log(level, "%s %s", event, Fields(fields))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time``, ``level``, ``logger``, ``event`` and the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render *record*; exceptions become one string with escaped line ends."""
+        entry: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        args = record.args if isinstance(record.args, tuple) else ()
+        if len(args) == 2 and isinstance(args[1], Fields):
+            entry["event"] = args[0]
+            entry.update({key: _json(value) for key, value in args[1].items() if value is not None})
+        else:
+            entry["event"] = printable(record.getMessage(), 4 * MAX_VALUE)
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=True, default=str)
+
+
+def _json(value: Any) -> Any:
+    return value if isinstance(value, int | float | bool) else printable(str(value), MAX_VALUE)
+
+
+def configure(settings: Settings) -> None:
+    """Send our records to stderr in the configured form. Programs call it; the library never does."""
+    handler = logging.StreamHandler(sys.stderr)
+    form = "%(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(
+        JsonFormatter() if settings.log_format == "json" else logging.Formatter(form)
+    )
+    logger = logging.getLogger("runnerwsgi")
+    logger.handlers[:] = [handler]
+    logger.setLevel(settings.log_level.upper())
+    logger.propagate = False

@@ -1,0 +1,485 @@
+"""One table of the shared ``RUNNER_*`` variables, read once, all faults told together."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .errors import ConfigurationError
+from .secrets import Secret
+
+log = logging.getLogger(__name__)
+
+Parser = Callable[[str], Any]
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_MOUNT = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+_ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+_EGRESS = re.compile(
+    r"https?://(\*\.)?(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?)(:[0-9]{1,5})?"
+)
+
+
+def text(value: str) -> str:
+    """A text as it is."""
+    return value
+
+
+def boolean(value: str) -> bool:
+    """``1/true/yes/on`` or ``0/false/no/off``, in any case."""
+    word = value.strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise ValueError("use 1, true, yes or on; or 0, false, no or off")
+    return word in _TRUE
+
+
+def integer(low: int, high: int) -> Parser:
+    """A whole number from *low* to *high*, written in ASCII digits only."""
+
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", value) or not low <= int(value) <= high:
+            raise ValueError(f"use a whole number from {low} to {high}, without a unit")
+        return int(value)
+
+    return parse
+
+
+def choice(*words: str) -> Parser:
+    """One of a few words."""
+
+    def parse(value: str) -> str:
+        if value not in words:
+            raise ValueError("use " + " or ".join(words))
+        return value
+
+    return parse
+
+
+def matching(pattern: re.Pattern[str], advice: str) -> Parser:
+    """A text of one form; *advice* says which."""
+
+    def parse(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(advice)
+        return value
+
+    return parse
+
+
+def listed(item: Parser) -> Parser:
+    """A comma-separated list; blanks around an item do not count."""
+
+    def parse(value: str) -> tuple[Any, ...]:
+        return tuple(item(part.strip()) for part in value.split(",") if part.strip())
+
+    return parse
+
+
+def secret(value: str) -> Secret:
+    """A token of at least 32 printable ASCII characters, never shown."""
+    if len(value) < 32 or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("use at least 32 printable ASCII characters without blanks")
+    return Secret(value)
+
+
+def path(value: str) -> Path:
+    """A path in the file system; ``~`` is the home folder."""
+    return Path(value).expanduser()
+
+
+def public_base(value: str) -> str:
+    """A mount path such as ``/runner``, or an absolute URL whose path is the mount."""
+    base = value.rstrip("/")
+    mount = urlsplit(base).path if "://" in base else base
+    origin = base.removesuffix(mount) if "://" in base else ""
+    if not _MOUNT.fullmatch(mount) or (origin and not _ORIGIN.fullmatch(origin)):
+        raise ValueError("use a path such as /runner, or https://ui.example.com/runner")
+    return base
+
+
+mount = matching(_MOUNT, "use a path such as /api/ext, without dots at the start of a segment")
+origin = matching(_ORIGIN, "use an origin such as https://app.example.com, without a path")
+egress = matching(
+    _EGRESS, "use entries such as https://api.example.com or https://*.example.com:8443"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of a table of settings.
+
+    Example::
+
+        Setting("RUNNER_ECHO_GREETING", text, "hello", "What the echo says.", owner="echo")
+
+    Attributes:
+        name: the environment variable.
+        parse: turns its text into a value; raises ValueError with what to write instead.
+        default: the value when the variable is not set.
+        meaning: one sentence for the reference page and `runnerwsgi env`.
+        owner: ``core``, or the entry-point name of the plugin that reads it.
+        shown: how the default reads in the documentation, where ``str(default)`` will not do.
+        aliases: older names, accepted with a warning.
+    """
+
+    name: str
+    parse: Parser
+    default: Any
+    meaning: str
+    owner: str = "core"
+    shown: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def field(self) -> str:
+        """The attribute's name: ``RUNNER_TIMEOUT_MS`` is ``timeout_ms``."""
+        return self.name.removeprefix("RUNNER_").lower()
+
+    @property
+    def default_text(self) -> str:
+        """The default as the documentation shows it."""
+        if self.shown:
+            return self.shown
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        return str(self.default) if self.default not in (None, ()) else "none"
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("RUNNER_BACKEND", text, "knative", "Plugin that runs extensions, by entry-point name."),
+    Setting("RUNNER_PLUGINS", listed(text), (), "Further plugins, by entry-point name."),
+    Setting("RUNNER_BASE_URL", text, None, "Where a remote runner is; read by remote backends."),
+    Setting(
+        "RUNNER_PUBLIC_BASE",
+        public_base,
+        "/runner",
+        "Where browsers find us: a path, or an absolute URL whose path is the mount; "
+        "on another origin it is the stronger isolation.",
+    ),
+    Setting("RUNNER_EXECUTE_MOUNT", mount, "/api/ext", "Path under which handlers are called."),
+    Setting(
+        "RUNNER_UI",
+        choice("proxy", "redirect"),
+        "proxy",
+        "`redirect`: answer 307 to the backend's own address of a UI file.",
+    ),
+    Setting("RUNNER_SERVICE_TOKEN", secret, None, "Shared secret of gateway and remote runner."),
+    Setting("RUNNER_SERVICE_TOKEN_FILE", path, None, "File that holds the service token."),
+    Setting("RUNNER_CALLBACK_BASE", origin, None, "How a remote runner reaches this gateway."),
+    Setting(
+        "RUNNER_TIMEOUT_MS",
+        integer(100, 600_000),
+        30_000,
+        "Time for a whole exchange, in milliseconds, 100 to 600000.",
+        aliases=("EXT_GATEWAY_TIMEOUT_MS",),
+    ),
+    Setting(
+        "RUNNER_MAX_BODY_BYTES", integer(0, 2**31), 1_048_576, "Largest request body, in bytes."
+    ),
+    Setting(
+        "RUNNER_MAX_RESPONSE_BYTES",
+        integer(1, 2**31),
+        4_194_304,
+        "Largest handler answer, in bytes.",
+    ),
+    Setting("RUNNER_MAX_ASSET_BYTES", integer(1, 2**31), 33_554_432, "Largest UI file, in bytes."),
+    Setting(
+        "RUNNER_MEMORY_MB",
+        integer(1, 4096),
+        256,
+        "Memory of one guest in MiB, settable per install.",
+    ),
+    Setting(
+        "RUNNER_THREADS",
+        integer(1, 1024),
+        4,
+        "Threads of the WSGI server, which cannot be asked.",
+        shown="8 in `runnerwsgi serve`, else 4",
+    ),
+    Setting(
+        "RUNNER_RESERVED_THREADS",
+        integer(0, 1024),
+        2,
+        "Threads kept for the application's own pages.",
+    ),
+    Setting(
+        "RUNNER_MAX_PER_EXTENSION",
+        integer(1, 1024),
+        None,
+        "Calls of one extension that may run at once in a process.",
+        shown="slots, less one where there are three or more",
+    ),
+    Setting(
+        "RUNNER_HOME",
+        path,
+        None,
+        "Folder of bundles, database, caches and keys; made with mode 0700.",
+        shown="the user's data folder",
+    ),
+    Setting(
+        "RUNNER_DATABASE_URL",
+        text,
+        None,
+        "SQLAlchemy URL of the database of installs and storage.",
+        shown="SQLite in `RUNNER_HOME`",
+    ),
+    Setting(
+        "RUNNER_BUNDLE_STORE",
+        text,
+        None,
+        "Where bundles are: a path or a `file:` URL.",
+        shown="`RUNNER_HOME/bundles`",
+    ),
+    Setting(
+        "RUNNER_IDENTITY",
+        choice("local", "header"),
+        None,
+        "Who calls, where the application passes no `identify`: `local` for development on "
+        "loopback only, `header` behind a trusted proxy.",
+    ),
+    Setting(
+        "RUNNER_IDENTITY_HEADER",
+        matching(_HEADER_NAME, "use a header name such as X-Auth-Tenant"),
+        None,
+        "Header that names the tenant, with `RUNNER_IDENTITY=header`.",
+    ),
+    Setting(
+        "RUNNER_TRUSTED_PROXIES",
+        listed(text),
+        (),
+        "Peer addresses whose identity header is believed, comma-separated.",
+    ),
+    Setting(
+        "RUNNER_PUBLIC_ORIGINS",
+        listed(origin),
+        (),
+        "Origins from which unsafe calls are accepted where a browser sends no `Sec-Fetch-Site`.",
+        shown="the origin of an absolute `RUNNER_PUBLIC_BASE`",
+    ),
+    Setting(
+        "RUNNER_EGRESS_ALLOW",
+        listed(egress),
+        (),
+        "Upper bound of what any install may reach with `http.fetch`.",
+        shown="nothing",
+    ),
+    Setting(
+        "RUNNER_ALLOW_INSECURE", boolean, False, "Accept plain http with a token to a public name."
+    ),
+    Setting("RUNNER_LOG_FORMAT", choice("text", "json"), "text", "Form of log lines."),
+    Setting(
+        "RUNNER_LOG_LEVEL",
+        choice("debug", "info", "warning", "error"),
+        "info",
+        "Least severe level that is logged.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The shared settings, checked. Plain values in, so that no test needs an environment.
+
+    Example::
+
+        Settings(backend="wasm", home=Path("/var/lib/app"), timeout_ms=5000)
+        Settings.from_env(os.environ)
+    """
+
+    backend: str = "knative"
+    plugins: tuple[str, ...] = ()
+    base_url: str | None = None
+    public_base: str = "/runner"
+    execute_mount: str = "/api/ext"
+    ui: str = "proxy"
+    service_token: Secret | None = None
+    service_token_file: Path | None = None
+    callback_base: str | None = None
+    timeout_ms: int = 30_000
+    max_body_bytes: int = 1_048_576
+    max_response_bytes: int = 4_194_304
+    max_asset_bytes: int = 33_554_432
+    memory_mb: int = 256
+    threads: int = 4
+    reserved_threads: int = 2
+    max_per_extension: int | None = None
+    home: Path = field(default_factory=lambda: default_home())
+    database_url: str = ""
+    bundle_store: str = ""
+    identity: str | None = None
+    identity_header: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    public_origins: tuple[str, ...] = ()
+    egress_allow: tuple[str, ...] = ()
+    allow_insecure: bool = False
+    log_format: str = "text"
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        self._fill("database_url", f"sqlite:///{self.home / 'runnerwsgi.db'}")
+        self._fill("bundle_store", str(self.home / "bundles"))
+        if "://" in self.public_base:
+            self._fill("public_origins", (self.public_base.removesuffix(self.mount),))
+        if faults := self._contradictions():
+            raise ConfigurationError(faults=faults)
+
+    def _fill(self, name: str, value: object) -> None:
+        if not getattr(self, name):
+            object.__setattr__(self, name, value)
+
+    def _contradictions(self) -> tuple[str, ...]:
+        faults = []
+        if self.identity == "header" and not (self.identity_header and self.trusted_proxies):
+            faults.append(
+                "RUNNER_IDENTITY=header needs RUNNER_IDENTITY_HEADER and RUNNER_TRUSTED_PROXIES: "
+                "set both, or pass identify= to RunnerMiddleware."
+            )
+        if _overlap(self.mount, self.execute_mount):
+            faults.append(
+                f"RUNNER_PUBLIC_BASE and RUNNER_EXECUTE_MOUNT overlap ({self.mount}, "
+                f"{self.execute_mount}): give them paths of which neither lies in the other."
+            )
+        return tuple(faults)
+
+    @property
+    def mount(self) -> str:
+        """The path part of ``public_base``: where the middleware answers."""
+        return urlsplit(self.public_base).path if "://" in self.public_base else self.public_base
+
+    @property
+    def slots(self) -> int:
+        """How many runner calls may hold a host thread in this process (security §6)."""
+        return max(1, self.threads - self.reserved_threads)
+
+    @property
+    def slots_per_extension(self) -> int:
+        """How many of them one extension may hold."""
+        fair = self.slots - 1 if self.slots >= 3 else self.slots
+        return min(self.slots, self.max_per_extension or fair)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """The settings of an environment.
+
+        Raises:
+            ConfigurationError: with every fault, each naming its variable.
+        """
+        values = read(SETTINGS, env)
+        given = {row.field: values[row.name] for row in SETTINGS if values[row.name] is not None}
+        settings = cls(**given)
+        if settings.service_token_file and not settings.service_token:
+            object.__setattr__(settings, "service_token", _read_token(settings.service_token_file))
+        return settings
+
+
+def _overlap(one: str, other: str) -> bool:
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def default_home() -> Path:
+    """The user's data folder, as the platform has it."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("runnerwsgi"))
+
+
+def read(table: Iterable[Setting], env: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a table's variables; an empty variable counts as not set.
+
+    A plugin reads its own ``RUNNER_<NAME>_*`` with this.
+
+    Raises:
+        ConfigurationError: with every fault of the table, each naming its variable.
+    """
+    from environs import EnvValidationError
+
+    rows = tuple(table)
+    reader = _reader(env)
+    faults = [fault for row in rows for fault in _settle_alias(row, env)]
+    values = {row.name: reader.setting(_present(row, env), row.default, row=row) for row in rows}
+    try:
+        reader.seal()
+    except EnvValidationError as exc:
+        faults += [message for messages in exc.error_messages.values() for message in messages]
+    if faults:
+        raise ConfigurationError(faults=tuple(faults))
+    return values
+
+
+def _reader(env: Mapping[str, str]) -> Any:
+    # environs costs about 70 ms to import: only who reads an environment pays for it.
+    from environs import Env, EnvError
+
+    class MappingEnv(Env):
+        """environs over the mapping it is given instead of the process's own environment."""
+
+        def _get_value(self, env_key: str, default: Any) -> Any:
+            return env.get(env_key) or default
+
+    reader = MappingEnv(eager=False)
+
+    @reader.parser_for("setting")
+    def parse(value: Any, row: Setting) -> Any:
+        if not isinstance(value, str) or value is row.default:
+            return value
+        try:
+            return row.parse(value)
+        except ValueError as exc:
+            found = "a value that is not shown" if row.parse is secret else repr(value[:80])
+            raise EnvError(f"{row.name}: {exc} (found {found}).") from None
+
+    return reader
+
+
+def _present(row: Setting, env: Mapping[str, str]) -> str:
+    return next((name for name in (row.name, *row.aliases) if env.get(name)), row.name)
+
+
+def _settle_alias(row: Setting, env: Mapping[str, str]) -> Iterable[str]:
+    for alias in row.aliases:
+        if not env.get(alias):
+            continue
+        log.warning("%s is an older name: set %s instead.", alias, row.name)
+        if env.get(row.name) and env[row.name] != env[alias]:
+            yield f"{row.name} and its older name {alias} differ: unset {alias}."
+
+
+def _read_token(file: Path) -> Secret:
+    try:
+        return secret(file.read_text("ascii").strip())
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise ConfigurationError(f"RUNNER_SERVICE_TOKEN_FILE: {file}: {reason}.") from None
+
+
+def warn_of_unknown(env: Mapping[str, str], owners: Iterable[str]) -> tuple[str, ...]:
+    """Log a warning for each ``RUNNER_*`` variable that nobody reads; give back their names.
+
+    Args:
+        env: the environment.
+        owners: entry-point names of installed plugins, whose ``RUNNER_<NAME>_*`` are theirs.
+    """
+    known = {row.name for row in SETTINGS}
+    theirs = tuple(f"RUNNER_{name.upper().replace('-', '_')}_" for name in owners)
+    unknown = [
+        name
+        for name in sorted(env)
+        if name.startswith("RUNNER_") and name not in known and not name.startswith(theirs)
+    ]
+    for name in unknown:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else " `runnerwsgi env` lists the known ones."
+        log.warning("%s is not a setting and has no effect.%s", name, hint)
+    return tuple(unknown)
+
+
+if {row.field for row in SETTINGS} != {item.name for item in fields(Settings)}:
+    raise AssertionError("The table of settings and the Settings class name different fields.")

@@ -1,0 +1,217 @@
+"""The WSGI ends of things: bodies in, validated answers out, errors as problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from . import headers
+from .errors import (
+    BadHeader,
+    BadRequest,
+    BadRunnerResponse,
+    BodyTooLarge,
+    MethodNotAllowed,
+    Refused,
+    RunnerError,
+    UnsupportedMediaType,
+)
+from .logs import emit
+from .protocol import Headers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+
+# waitress spills larger bytes into a temporary file and copies them slowly; a file-like
+# handed over through `wsgi.file_wrapper` is several times as fast.
+WRAPPED_BYTES = 256 * 1024
+_BODILESS = frozenset({204, 304})
+_NO_STORE = ("Cache-Control", "no-store")
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer of ours, complete before the server hears of it.
+
+    Example::
+
+        Response(200, [("Content-Type", "text/plain")], b"hello")
+    """
+
+    status: int
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Send the answer (PEP 3333)."""
+        bodiless = self.status in _BODILESS
+        if not bodiless:
+            self.headers.append(("Content-Length", str(len(self.body))))
+        start_response(f"{self.status} {_reason(self.status)}", _checked(self.headers))
+        if bodiless or environ.get("REQUEST_METHOD") == "HEAD":
+            return []
+        wrapper = environ.get("wsgi.file_wrapper")
+        if wrapper is not None and len(self.body) >= WRAPPED_BYTES:
+            wrapped: Iterable[bytes] = wrapper(io.BytesIO(self.body), WRAPPED_BYTES)
+            return wrapped
+        return [self.body]
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def _checked(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    for name, value in pairs:
+        if not headers.is_token(name) or not headers.is_value(value):
+            raise BadRunnerResponse(f"a header that cannot be sent: {headers.printable(name)}")
+    return pairs
+
+
+def json_response(
+    status: int, value: Mapping[str, Any], media: str = "application/json"
+) -> Response:
+    """*value* as a JSON answer that nobody stores."""
+    body = json.dumps(value, ensure_ascii=True).encode() + b"\n"
+    return Response(status, [("Content-Type", media), _NO_STORE], body)
+
+
+def problem(error: RunnerError, request_id: str, backend: str) -> Response:
+    """*error* as ``application/problem+json``. None of its message is shown, only its detail."""
+    response = json_response(
+        error.status,
+        {
+            "type": f"urn:runnerwsgi:error:{error.code}",
+            "title": error.title,
+            "status": error.status,
+            "detail": error.detail,
+            "code": error.code,
+            "request_id": request_id,
+            "backend": backend,
+        },
+        "application/problem+json",
+    )
+    response.headers.append(("X-Content-Type-Options", "nosniff"))
+    if isinstance(error, Refused):
+        response.headers.append(("Retry-After", str(error.retry_after)))
+    if isinstance(error, MethodNotAllowed):
+        response.headers.append(("Allow", ", ".join(error.allow)))
+    return response
+
+
+def guest_response(status: int, pairs: Headers, body: bytes | None, mount: str) -> Response:
+    """A guest's answer with what may cross of its headers (security §1.6).
+
+    Args:
+        status: the guest's own.
+        pairs: the guest's headers.
+        body: its body.
+        mount: the public path of the extension's handlers, in which ``Location`` must lie.
+
+    Raises:
+        BadRunnerResponse: a status outside 200..599, a name that is no token, a control.
+    """
+    if not 200 <= status <= 599:
+        raise BadRunnerResponse(f"the handler answered with status {status}")
+    for name, value in pairs:
+        if not headers.is_token(name) or not headers.is_value(value):
+            raise BadRunnerResponse(
+                f"the handler sent a malformed header {headers.printable(name)}"
+            )
+    kept, dropped = headers.from_guest(pairs)
+    out = [(name, value) for name, value in kept if name != "location"]
+    out += [
+        (name, value)
+        for name, value in kept
+        if name == "location" and (status == 201 or 300 <= status <= 399) and _lies_in(mount, value)
+    ]
+    if body and not any(name == "content-type" for name, _ in out):
+        out.append(("Content-Type", headers.UNKNOWN_TYPE))
+    out += [
+        _NO_STORE,
+        ("Content-Security-Policy", headers.SANDBOX),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    if dropped:
+        emit(log, logging.DEBUG, "headers.dropped", count=dropped, mount=mount)
+    return Response(status, out, body or b"")
+
+
+def _lies_in(mount: str, location: str) -> bool:
+    inside = location.startswith(f"{mount}/") and "\\" not in location
+    return inside and not any(part in (".", "..") for part in location.split("?")[0].split("/"))
+
+
+def new_request_id() -> str:
+    """Sixteen hex digits that no client can choose."""
+    return os.urandom(8).hex()
+
+
+def read_body(environ: WSGIEnvironment, limit: int) -> bytes | None:
+    """The request's body, capped before it is read; None where there is none (security §2).
+
+    Raises:
+        BadRequest: a Content-Length that is not digits, a body that ends early, or a
+            chunked one that the server does not decode.
+        BodyTooLarge: more than *limit* bytes.
+        BadHeader, UnsupportedMediaType: a list as Content-Type, or any Content-Encoding.
+    """
+    length: str = environ.get("CONTENT_LENGTH") or ""
+    chunked = "HTTP_TRANSFER_ENCODING" in environ
+    if length and chunked:
+        raise BadRequest("both Content-Length and Transfer-Encoding")
+    if "," in environ.get("CONTENT_TYPE", ""):
+        raise BadHeader("more than one Content-Type")
+    if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
+        raise UnsupportedMediaType("the body has a Content-Encoding")
+    if length:
+        return _read_exactly(environ, _parse_length(length), limit)
+    if environ.get("wsgi.input_terminated"):
+        return _read_to_end(environ, limit)
+    if chunked:
+        raise BadRequest("a chunked body, and this server does not decode it")
+    return None
+
+
+def _parse_length(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise BadRequest(f"Content-Length is not a number: {headers.printable(text, 32)}")
+    return int(text)
+
+
+def _read_exactly(environ: WSGIEnvironment, length: int, limit: int) -> bytes:
+    if length > limit:
+        raise BodyTooLarge(f"{length} bytes announced, {limit} allowed")
+    body = _read(environ, length)
+    if len(body) < length:
+        raise BadRequest(f"the body ended after {len(body)} of {length} bytes")
+    return body
+
+
+def _read_to_end(environ: WSGIEnvironment, limit: int) -> bytes | None:
+    body = _read(environ, limit + 1)
+    if len(body) > limit:
+        raise BodyTooLarge(f"more than {limit} bytes")
+    return body or None
+
+
+def _read(environ: WSGIEnvironment, size: int) -> bytes:
+    parts: list[bytes] = []
+    while size > 0:
+        chunk = environ["wsgi.input"].read(size)
+        if not chunk:
+            break
+        parts.append(chunk)
+        size -= len(chunk)
+    return b"".join(parts)
