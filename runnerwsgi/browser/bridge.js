@@ -352,9 +352,10 @@
     }
 
     _onReady() {
-      if (!this._port) this._handOver();
+      const first = !this._port;
+      if (first) this._handOver();
       this.bootstrap();
-      this._page.ready();
+      if (first) this._page.ready();
     }
 
     _handOver() {
@@ -559,9 +560,8 @@
     }
 
     _onReady() {
-      const first = this._frame.classList.contains("waiting");
       this._reveal();
-      if (first) this._emit("runner-ready", {});
+      this._emit("runner-ready", {});
     }
 
     _onResize(height) {
