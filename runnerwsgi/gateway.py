@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 import pluggy
 
@@ -89,7 +89,8 @@ class Gateway:
         warn_of_unknown(env, discovery.installed())
         named = [("RUNNER_BACKEND", settings.backend)]
         named += [("RUNNER_PLUGINS", name) for name in settings.plugins]
-        loaded, faults = [], []
+        loaded: list[Any] = []
+        faults: list[str] = []
         for variable, name in named:
             try:
                 loaded.append(discovery.load(name, env, variable=variable))
@@ -152,8 +153,7 @@ class Gateway:
 
     def metadata(self) -> dict[str, Mapping[str, Any]]:
         """What each plugin says of itself, by plugin name."""
-        impls = self._manager.hook.runner_metadata.get_hookimpls()
-        return {impl.plugin_name: impl.function() for impl in impls}
+        return dict(self._each("runner_metadata"))
 
     def register_commands(self, group: Any) -> None:
         """Let the plugins add their sub-commands to a click group."""
@@ -246,16 +246,21 @@ class Gateway:
 
     def _capabilities(self) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
         merged: dict[str, dict[str, Callable[..., Any]]] = {}
-        for impl in self._manager.hook.runner_capabilities.get_hookimpls():
-            for interface, functions in impl.function().items():
+        for name, provided in self._each("runner_capabilities"):
+            for interface, functions in provided.items():
                 known = merged.setdefault(interface, {})
                 if twice := known.keys() & functions.keys():
                     raise ConfigurationError(
-                        f"{impl.plugin_name} provides {interface}.{min(twice)}, "
+                        f"{name} provides {interface}.{min(twice)}, "
                         "and so does another plugin; name only one of them."
                     )
                 known.update(functions)
         return merged
+
+    def _each(self, hook: str) -> Iterator[tuple[str, Any]]:
+        """The answer of each plugin that has *hook*, with the plugin's name."""
+        for impl in getattr(self._manager.hook, hook).get_hookimpls():
+            yield impl.plugin_name, cast("Callable[[], Any]", impl.function)()
 
     def _culprit(self, exc: BaseException) -> str:
         """The plugin whose hook an exception came through: pluggy does not say."""

@@ -123,11 +123,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 def content_type(path: str) -> str:
     """The type of a UI file, by its name alone."""
     name = path.rpartition("/")[2]
-    return (
-        CONTENT_TYPES.get(name.rpartition(".")[2].lower(), UNKNOWN_TYPE)
-        if "." in name
-        else UNKNOWN_TYPE
-    )
+    suffix = name.rpartition(".")[2].lower() if "." in name else ""
+    return CONTENT_TYPES.get(suffix, UNKNOWN_TYPE)
 
 
 def is_token(name: str) -> bool:
@@ -136,7 +133,7 @@ def is_token(name: str) -> bool:
 
 
 def is_value(value: str) -> bool:
-    """Whether *value* may be a header's value: no controls but TAB, latin-1 only (RFC 9110 §5.5)."""
+    """Whether *value* may be a header's value: latin-1, no controls but TAB (RFC 9110 §5.5)."""
     return _CONTROL.search(value) is None and all(ord(char) < 256 for char in value)
 
 
@@ -159,9 +156,8 @@ def check_request(headers: Iterable[tuple[str, str]]) -> None:
         HeaderTooLarge: more than 100 fields or 32 KiB.
         BadHeader: a control character in a value.
     """
-    size = count = 0
-    for name, value in headers:
-        count += 1
+    size = 0
+    for count, (name, value) in enumerate(headers, 1):
         size += len(name) + len(value)
         if count > MAX_FIELDS or size > MAX_BLOCK_BYTES:
             raise HeaderTooLarge(
@@ -174,7 +170,7 @@ def check_request(headers: Iterable[tuple[str, str]]) -> None:
 def to_guest(
     headers: Iterable[tuple[str, str]], config: Mapping[str, str]
 ) -> tuple[tuple[str, str], ...]:
-    """What a guest gets to see: the client's headers that may cross, then the install's configuration.
+    """What a guest gets to see: the client's headers that may cross, then the configuration.
 
     Args:
         headers: the client's, by lower-case name.

@@ -61,7 +61,7 @@ def _json(value: Any) -> Any:
 
 
 def configure(settings: Settings) -> None:
-    """Send our records to stderr in the configured form. Programs call it; the library never does."""
+    """Send our records to stderr as configured. Programs call it; the library never does."""
     handler = logging.StreamHandler(sys.stderr)
     form = "%(levelname)s %(name)s: %(message)s"
     handler.setFormatter(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 from . import access, capabilities, paths
 from .assets import Assets
 from .bundles import BundleStore
-from .database import Database
 from .errors import RunnerError
 from .execute import Handlers
 from .gateway import Gateway
@@ -99,11 +98,10 @@ class RunnerMiddleware:
         self.installs.close()
 
     def _surface(self, path: str) -> Callable[[WSGIEnvironment, str], Response] | None:
-        rest = paths.under(self.settings.mount, path)
-        if rest is not None:
-            return lambda environ, request_id: self._pages.respond(rest, environ)
-        rest = paths.under(self.settings.execute_mount, path)
-        if rest is not None:
+        """Which of our two surfaces *path* lies on: pages, handlers, or neither."""
+        if (rest := paths.under(self.settings.mount, path)) is not None:
+            return partial(self._pages.respond, rest)
+        if (rest := paths.under(self.settings.execute_mount, path)) is not None:
             return partial(self._handlers.respond, rest)
         return None
 

@@ -35,7 +35,7 @@ class ExtensionPages:
     Example::
 
         pages = ExtensionPages(gateway, identify, installs, assets, Settings())
-        pages.respond("/ext-ui/demo.notes/sha256:…/index.html", environ)
+        pages.respond("/ext-ui/demo.notes/sha256:…/index.html", environ, request_id)
         pages.url("demo.notes", "/", environ)
     """
 
@@ -54,12 +54,13 @@ class ExtensionPages:
         self.settings = settings
         self._scripts = {f"/{name}": _script(name, data) for name, data in SCRIPTS.items()}
 
-    def respond(self, rest: str, environ: WSGIEnvironment) -> Response:
+    def respond(self, rest: str, environ: WSGIEnvironment, request_id: str) -> Response:
         """Answer one request.
 
         Args:
             rest: the path below the mount, as WSGI has it.
             environ: the request's.
+            request_id: ours.
 
         Raises:
             RunnerError: there is nothing there, or it may not be had.
@@ -244,7 +245,7 @@ def _file_response(asset: Asset, environ: WSGIEnvironment, *, immutable: bool) -
 
 
 def _range(environ: WSGIEnvironment, asset: Asset) -> tuple[int, int] | None:
-    """The one range that is asked for as (start, stop); None to send everything (RFC 9110 §14.2)."""
+    """The one range asked for, as (start, stop); None to send everything (RFC 9110 §14.2)."""
     given: str = environ.get("HTTP_RANGE", "")
     if not given or len(given) > 64 or environ.get("HTTP_IF_RANGE", asset.etag) != asset.etag:
         return None

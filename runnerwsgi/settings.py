@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
@@ -408,7 +408,8 @@ def read(table: Iterable[Setting], env: Mapping[str, str]) -> dict[str, Any]:
     try:
         reader.seal()
     except EnvValidationError as exc:
-        faults += [message for messages in exc.error_messages.values() for message in messages]
+        told = cast("dict[str, list[str]]", exc.error_messages)
+        faults += [message for messages in told.values() for message in messages]
     if faults:
         raise ConfigurationError(faults=tuple(faults))
     return values

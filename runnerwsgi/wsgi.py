@@ -23,10 +23,11 @@ from .errors import (
     UnsupportedMediaType,
 )
 from .logs import emit
-from .protocol import Headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from .protocol import Headers
 
 log = logging.getLogger(__name__)
 
