@@ -12,6 +12,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
+from .origins import parse_egress_entry
 from .secrets import Secret
 
 log = logging.getLogger(__name__)
@@ -23,9 +24,6 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _MOUNT = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
-_EGRESS = re.compile(
-    r"https?://(\*\.)?(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?)(:[0-9]{1,5})?"
-)
 
 
 def text(value: str) -> str:
@@ -105,11 +103,16 @@ def public_base(value: str) -> str:
     return base
 
 
+def egress(value: str) -> str:
+    """An entry of an egress list, such as ``https://api.example.com``, in its canonical form."""
+    try:
+        return str(parse_egress_entry(value))
+    except ConfigurationError as exc:
+        raise ValueError(str(exc).rstrip(".")) from None
+
+
 mount = matching(_MOUNT, "use a path such as /api/ext, without dots at the start of a segment")
 origin = matching(_ORIGIN, "use an origin such as https://app.example.com, without a path")
-egress = matching(
-    _EGRESS, "use entries such as https://api.example.com or https://*.example.com:8443"
-)
 
 
 @dataclass(frozen=True, slots=True)
