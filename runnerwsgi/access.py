@@ -17,6 +17,7 @@ from .errors import (
     CrossSite,
     Forbidden,
     IdentityUnavailable,
+    MethodNotAllowed,
     NotFound,
     RequestError,
     Unauthenticated,
@@ -261,14 +262,16 @@ def check_level(principal: Principal, manifest: Manifest, method: str, path: str
     that no other spelling of a path gets around its level.
 
     Raises:
-        NotFound: a route that a complete manifest does not name.
+        NotFound, MethodNotAllowed: a route that a complete manifest does not name.
         Unauthenticated: an anonymous caller on a ``user`` route.
         Forbidden: a caller without the role on an ``admin`` route.
     """
     endpoint = manifest.endpoint(method, path)
     if endpoint is None and manifest.is_complete:
+        if allowed := manifest.allowed_methods(path):
+            raise MethodNotAllowed(allowed)
         raise NotFound("the manifest does not name this route")
-    level = endpoint.access if endpoint else "user"
+    level = endpoint.level if endpoint else "user"
     if level != "public" and principal.user_id is None:
         raise Unauthenticated(f"a {level} route needs a user")
     if level == "admin" and not principal.is_admin:

@@ -44,8 +44,13 @@ class Endpoint:
     method: str
     path: str
     handler: str = "dist/main"
-    access: Access = "user"
+    access: Access | None = None
     schedulable: bool = False
+
+    @property
+    def level(self) -> Access:
+        """Who may call it; a signed-in user where the manifest does not say."""
+        return self.access or "user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +103,29 @@ class Manifest:
         return _parse(text)
 
     @property
-    def is_open(self) -> bool:
-        """Whether every path reaches the handler, as in a manifest that has no ``api`` at all."""
-        return "api" not in self.raw and not self.endpoints
+    def entry(self) -> str:
+        """The page's file below ``ui/``."""
+        return self.ui.entry.removeprefix("ui/") if self.ui else "index.html"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the endpoints are all there are: one of them carries an ``access``.
+
+        A manifest without any is advisory, as it is for the predecessor: a handler may
+        answer more than it lists.
+        """
+        return any(endpoint.access is not None for endpoint in self.endpoints)
 
     def endpoint(self, method: str, path: str) -> Endpoint | None:
-        """The endpoint that answers *method* at *path*, decoded text that begins with ``/``.
+        """The endpoint listed for *method* at *path*, decoded text that begins with ``/``.
 
         A fixed segment wins over a parameter. GET answers HEAD (RFC 9110 §9.3.2).
         """
-        if self.is_open:
-            return Endpoint(method, path) if method in METHODS else None
         methods = self._routes.at(path)
         return methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
 
     def allowed_methods(self, path: str) -> tuple[str, ...]:
-        """The methods that are answered at *path*; empty when nothing is there."""
-        if self.is_open:
-            return METHODS
+        """The methods listed for *path*; empty when it is not listed."""
         methods = self._routes.at(path)
         return tuple(
             method
