@@ -1,0 +1,25 @@
+"""Strict runs: with RUNNER_TEST_STRICT=1 a skipped test is a failed one."""
+
+import os
+
+import pytest
+
+STRICT = os.environ.get("RUNNER_TEST_STRICT") == "1"
+
+
+def _fail_if_skipped(report):
+    if STRICT and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{reason} - and RUNNER_TEST_STRICT=1 allows no skipped test"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _fail_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _fail_if_skipped((yield))
