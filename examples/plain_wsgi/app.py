@@ -1,4 +1,4 @@
-"""Any WSGI callable takes part. Run it: ``RUNNER_IDENTITY=local waitress-serve app:application``."""
+"""Any WSGI callable takes part: ``RUNNER_IDENTITY=local waitress-serve app:application``."""
 
 from runnerwsgi import RunnerMiddleware
 
