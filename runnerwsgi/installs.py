@@ -63,7 +63,8 @@ _secrets = sa.Table(
 )
 
 _GRANT = re.compile(r"cap:[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_SEGMENT = re.compile(r":[A-Za-z_][A-Za-z0-9_]*|\*|[A-Za-z0-9._~!$&'()+,;=@-]+")
+_SEGMENT = r"/(?:\*(?!\*)|:[A-Za-z_][A-Za-z0-9_]*|(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()+,;=@-]+)"
+_PATTERN = re.compile(rf"/|(?:{_SEGMENT})+/?|(?:{_SEGMENT})*/\*\*")
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 
 
@@ -133,20 +134,13 @@ def is_plain_path(path: str) -> bool:
 
 
 def _compile_route(pattern: str) -> re.Pattern[str]:
-    head, rest = (pattern[:-3], "/.*") if pattern.endswith("/**") else (pattern, "")
-    segments = head[1:].split("/") if head else []
-    trailing = [""] if len(segments) > 1 and segments[-1] == "" and not rest else []
-    inner = segments[:-1] if trailing else segments
-    if not pattern.startswith("/") or (inner != [""] and not all(map(_is_segment, inner))):
+    if not _PATTERN.fullmatch(pattern):
         raise ConfigurationError(
             f"{pattern!r} is not a path of a route grant: write /api/things, /api/things/:id, "
             "/api/things/* or /api/things/**, without dot segments, percent signs or a query."
         )
-    return re.compile("".join(f"/{_segment(part)}" for part in (*inner, *trailing)) + rest)
-
-
-def _is_segment(text: str) -> bool:
-    return _SEGMENT.fullmatch(text) is not None and text not in (".", "..")
+    head, rest = (pattern[:-3], "/.*") if pattern.endswith("/**") else (pattern, "")
+    return re.compile("/".join(map(_segment, head.split("/"))) + rest)
 
 
 def _segment(text: str) -> str:
