@@ -215,8 +215,10 @@ def _kind(header: bytes) -> bytes:
 
 
 def _size(header: bytes) -> int:
-    size = _octal(header[124:136], "size")
-    limit = {_FOLDER: 0, _LONG_NAME: MAX_NAME + 1}.get(_kind(header), MAX_FILE_BYTES)
+    size, kind = _octal(header[124:136], "size"), _kind(header)
+    if kind == _LONG_NAME and size > MAX_NAME + 1:
+        raise _refuse(f"it has a name that is longer than {MAX_NAME} bytes")
+    limit = 0 if kind == _FOLDER else MAX_FILE_BYTES
     if size > limit:
         name = _short_name(header).decode("latin-1")
         raise _refuse(f"{_shown(name)} has {size} bytes, more than the {limit} allowed")
