@@ -133,8 +133,10 @@ class Storage:
         after = (*_at(_entries, place), _entries.c.key > (cursor or ""))
         with self._database.connect() as connection:
             last = _last_key_of_page(connection, after)
+            if last is None:
+                return []
             query = sa.select(_entries).where(*after, _entries.c.key <= last)
-            rows = connection.execute(query.order_by(_entries.c.key)).all() if last else ()
+            rows = connection.execute(query.order_by(_entries.c.key)).all()
         return [_entry(row) for row in rows]
 
     def functions(self) -> Functions:
