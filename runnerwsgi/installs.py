@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from .database import Database, advance, generation, metadata
 from .errors import BundleError, ConfigurationError, StorageError
+from .headers import SANDBOX_OPTIONS
 from .manifest import Manifest
 from .origins import parse_egress_entry
 from .paths import is_extension_id
@@ -160,6 +161,7 @@ class Install:
             and then no file is cached (security §3).
         memory_mb: memory of a guest in MiB; None for ``RUNNER_MEMORY_MB``.
         timeout_ms: time of a call; None for ``RUNNER_TIMEOUT_MS``.
+        sandbox: ``allow-…`` words that the operator grants the page beyond scripts (security §1).
         created_at: when the extension was first installed, in UTC.
     """
 
@@ -176,6 +178,7 @@ class Install:
     ui_digests: Mapping[str, str] | None
     memory_mb: int | None
     timeout_ms: int | None
+    sandbox: tuple[str, ...]
     created_at: datetime
 
 
@@ -255,6 +258,7 @@ class Installs:
         ui_digests: Mapping[str, str] | None = None,
         memory_mb: int | None = None,
         timeout_ms: int | None = None,
+        sandbox: Iterable[str] = (),
     ) -> Install:
         """Install, or replace what is installed under this tenant and extension.
 
@@ -278,6 +282,7 @@ class Installs:
             ui_digests=None if ui_digests is None else dict(ui_digests),
             memory_mb=memory_mb,
             timeout_ms=timeout_ms,
+            sandbox=list(sandbox),
         )
 
         def work(connection: Connection) -> None:
@@ -472,6 +477,7 @@ def _install(row: Row[Any]) -> Install | None:
             ui_digests=None if digests is None else MappingProxyType(digests),
             memory_mb=record["memory_mb"],
             timeout_ms=record["timeout_ms"],
+            sandbox=tuple(record.get("sandbox", ())),
             created_at=datetime.fromisoformat(record["created_at"]),
         )
     except (ValueError, KeyError, TypeError, BundleError, ConfigurationError) as exc:
@@ -499,6 +505,11 @@ def _record(**given: Any) -> dict[str, Any]:
         for grant in given["grants"]
         if not (isinstance(grant, str) and _GRANT.fullmatch(grant))
     ]
+    faults += [
+        f"{word!r} cannot be granted to a page: use {', '.join(SANDBOX_OPTIONS)}."
+        for word in given["sandbox"]
+        if word not in SANDBOX_OPTIONS
+    ]
     egress = _parsed(given["egress"], lambda text: str(parse_egress_entry(text)), faults)
     routes = _parsed(given["routes"], lambda route: str(RouteGrant.parse(str(route))), faults)
     if faults:
@@ -512,6 +523,7 @@ def _record(**given: Any) -> dict[str, Any]:
         "ui_digests": given["ui_digests"],
         "memory_mb": given["memory_mb"],
         "timeout_ms": given["timeout_ms"],
+        "sandbox": list(dict.fromkeys(given["sandbox"])),
     }
 
 

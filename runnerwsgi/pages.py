@@ -151,7 +151,7 @@ class ExtensionPages:
                 "version": install.version,
                 "ui": self._url(install, "/", environ),
                 "api": f"{mount}/{install.extension_id}",
-                "sandbox": headers.SANDBOX.split()[1:],
+                "sandbox": _sandbox(install),
             },
         )
 
@@ -197,7 +197,12 @@ class ExtensionPages:
             if self.settings.ui == "redirect" and urlsplit(url).scheme in ("http", "https"):
                 return Response(307, [("Location", url), ("Cache-Control", "no-store")])
             asset = self.assets.load(url, path, digest, self.settings.timeout_ms / 1000)
-        return _file_response(asset, environ, immutable=asset.verified and not fallback)
+        head = [
+            *headers.ISOLATION,
+            ("Content-Security-Policy", " ".join(["sandbox", *_sandbox(install)])),
+            ("Cache-Control", IMMUTABLE if asset.verified and not fallback else "no-cache"),
+        ]
+        return _file_response(asset, head, environ)
 
 
 def _script(name: str, data: bytes) -> Asset:
@@ -224,11 +229,16 @@ def _unchanged(environ: WSGIEnvironment, asset: Asset) -> bool:
     return bool(given) and parse_etags(given).contains_weak(asset.etag.strip('"'))
 
 
-def _file_response(asset: Asset, environ: WSGIEnvironment, *, immutable: bool) -> Response:
-    head = [
-        *headers.ISOLATION,
+def _sandbox(install: Install) -> list[str]:
+    """Scripts, and what both the manifest asks for and the operator granted (security §1.1)."""
+    asked = install.manifest.ui.sandbox if install.manifest.ui else ()
+    options = [word for word in headers.SANDBOX_OPTIONS if word in asked]
+    return ["allow-scripts", *(word for word in options if word in install.sandbox)]
+
+
+def _file_response(asset: Asset, head: list[tuple[str, str]], environ: WSGIEnvironment) -> Response:
+    head += [
         ("ETag", asset.etag),
-        ("Cache-Control", IMMUTABLE if immutable else "no-cache"),
         ("Content-Type", asset.content_type),
         ("Accept-Ranges", "bytes"),
     ]
