@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from .errors import BadHeader, HeaderTooLarge
+from .errors import BadHeader, BadRunnerResponse, HeaderTooLarge
 
 MAX_FIELDS = 100
+MAX_GUEST_FIELDS = 64
 MAX_BLOCK_BYTES = 32 * 1024
 
 # From the client to a guest. Everything else stays outside, cookies first of all.
@@ -67,9 +68,8 @@ _FEATURES = (
     "xr-spatial-tracking",
 )
 
-# Written onto every UI file; no header of a backend's answer is copied.
+# Written onto every UI file, beside its own sandbox; no header of a backend's answer is copied.
 ISOLATION: tuple[tuple[str, str], ...] = (
-    ("Content-Security-Policy", SANDBOX),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "cross-origin"),
@@ -165,6 +165,24 @@ def check_request(headers: Iterable[tuple[str, str]]) -> None:
             )
         if _CONTROL.search(value) and name != "x-request-id":
             raise BadHeader(f"control character in the value of {name!r}")
+
+
+def check_guest(headers: Collection[tuple[str, str]]) -> None:
+    """Refuse a guest's header block that is too large or cannot be sent (security §2, §3).
+
+    Raises:
+        BadRunnerResponse: more than 64 fields or 32 KiB, a name that is no token, or a control
+            in a value.
+    """
+    size = sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > MAX_GUEST_FIELDS or size > MAX_BLOCK_BYTES:
+        raise BadRunnerResponse(
+            f"the handler sent {len(headers)} headers of {size} bytes; "
+            f"{MAX_GUEST_FIELDS} of {MAX_BLOCK_BYTES} are allowed"
+        )
+    for name, value in headers:
+        if not is_token(name) or not is_value(value):
+            raise BadRunnerResponse(f"the handler sent a malformed header {printable(name)}")
 
 
 def to_guest(

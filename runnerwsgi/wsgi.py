@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 # handed over through `wsgi.file_wrapper` is several times as fast.
 WRAPPED_BYTES = 256 * 1024
 _BODILESS = frozenset({204, 304})
+_EMPTY = _BODILESS | {205}
+_PLAIN_URL = re.compile(r"[!-\[\]-~]+")
 _NO_STORE = ("Cache-Control", "no-store")
 
 
@@ -54,9 +57,7 @@ class Response:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Send the answer (PEP 3333)."""
         bodiless = self.status in _BODILESS
-        if not bodiless:
-            self.headers.append(("Content-Length", str(len(self.body))))
-        start_response(f"{self.status} {_reason(self.status)}", _checked(self.headers))
+        start_response(f"{self.status} {_reason(self.status)}", _checked(self._framed()))
         if bodiless or environ.get("REQUEST_METHOD") == "HEAD":
             return []
         wrapper = environ.get("wsgi.file_wrapper")
@@ -64,6 +65,14 @@ class Response:
             wrapped: Iterable[bytes] = wrapper(io.BytesIO(self.body), WRAPPED_BYTES)
             return wrapped
         return [self.body]
+
+    def _framed(self) -> list[tuple[str, str]]:
+        """The headers with what describes the body, or without it where there is none."""
+        typed = any(name.lower() == "content-type" for name, _ in self.headers)
+        if self.status in _BODILESS:
+            return [pair for pair in self.headers if pair[0].lower() != "content-type"]
+        untyped = [] if typed else [("Content-Type", headers.UNKNOWN_TYPE)]
+        return [*self.headers, *untyped, ("Content-Length", str(len(self.body)))]
 
 
 def _reason(status: int) -> str:
@@ -121,24 +130,17 @@ def guest_response(status: int, pairs: Headers, body: bytes | None, mount: str) 
         mount: the public path of the extension's handlers, in which ``Location`` must lie.
 
     Raises:
-        BadRunnerResponse: a status outside 200..599, a name that is no token, a control.
+        BadRunnerResponse: a status outside 200..599, a body where none may be, a malformed
+            header, a redirect that leaves the mount.
     """
-    if not 200 <= status <= 599:
-        raise BadRunnerResponse(f"the handler answered with status {status}")
-    for name, value in pairs:
-        if not headers.is_token(name) or not headers.is_value(value):
-            raise BadRunnerResponse(
-                f"the handler sent a malformed header {headers.printable(name)}"
-            )
+    headers.check_guest(pairs)
+    _check_guest_status(status, body)
     kept, dropped = headers.from_guest(pairs)
-    out = [(name, value) for name, value in kept if name != "location"]
-    out += [
+    out = [
         (name, value)
         for name, value in kept
-        if name == "location" and (status == 201 or 300 <= status <= 399) and _lies_in(mount, value)
+        if name != "location" or _may_lead_to(status, value, mount)
     ]
-    if body and not any(name == "content-type" for name, _ in out):
-        out.append(("Content-Type", headers.UNKNOWN_TYPE))
     out += [
         _NO_STORE,
         ("Content-Security-Policy", headers.SANDBOX),
@@ -149,9 +151,30 @@ def guest_response(status: int, pairs: Headers, body: bytes | None, mount: str) 
     return Response(status, out, body or b"")
 
 
+def _check_guest_status(status: int, body: bytes | None) -> None:
+    # 407 is a proxy's word: a browser would ask for the password of one (RFC 9110 §15.5.8).
+    if not 200 <= status <= 599 or status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        raise BadRunnerResponse(f"the handler answered with status {status}")
+    if body and status in _EMPTY:
+        raise BadRunnerResponse(f"the handler answered {status} with a body")
+
+
+def _may_lead_to(status: int, location: str, mount: str) -> bool:
+    """Whether ``Location`` is sent: with 201 and 3xx, inside the extension's own mount."""
+    redirects = 300 <= status <= 399
+    if (redirects or status == HTTPStatus.CREATED) and _lies_in(mount, location):
+        return True
+    if redirects:
+        raise BadRunnerResponse("the handler redirected to a place outside of its own paths")
+    return False
+
+
 def _lies_in(mount: str, location: str) -> bool:
-    inside = location.startswith(f"{mount}/") and "\\" not in location
-    return inside and not any(part in (".", "..") for part in location.split("?")[0].split("/"))
+    # Browsers strip blanks and TABs, turn backslashes around, and read %2e as a dot.
+    if not location.startswith(f"{mount}/") or not _PLAIN_URL.fullmatch(location):
+        return False
+    path = re.split(r"[?#]", location, maxsplit=1)[0]
+    return not {".", ".."} & set(re.sub("%2e", ".", path, flags=re.IGNORECASE).split("/"))
 
 
 def new_request_id() -> str:
