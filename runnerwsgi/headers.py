@@ -118,6 +118,7 @@ UNKNOWN_TYPE = "application/octet-stream"
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 
 def content_type(path: str) -> str:
@@ -134,7 +135,7 @@ def is_token(name: str) -> bool:
 
 def is_value(value: str) -> bool:
     """Whether *value* may be a header's value: latin-1, no controls but TAB (RFC 9110 §5.5)."""
-    return _CONTROL.search(value) is None and all(ord(char) < 256 for char in value)
+    return _UNSENDABLE.search(value) is None
 
 
 def of_environ(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
