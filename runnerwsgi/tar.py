@@ -177,15 +177,14 @@ def _members(stream: Stream) -> Iterator[tuple[bytes, bool, bytes]]:
 
 def _headers(stream: Stream) -> Iterator[bytes]:
     """Yield the header blocks whose contents the caller reads in between."""
-    for number in range(MAX_ENTRIES + 1):
-        header = _take(stream, BLOCK)
-        if header == _ZEROS:
-            return _check_end(stream)
-        if number == MAX_ENTRIES:
+    count = 0
+    while (header := _take(stream, BLOCK)) != _ZEROS:
+        count += 1
+        if count > MAX_ENTRIES:
             raise _refuse(f"it has more than {MAX_ENTRIES} entries")
         _check_header(header)
         yield header
-    return None
+    _check_end(stream)
 
 
 def _check_end(stream: Stream) -> None:

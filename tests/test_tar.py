@@ -111,7 +111,7 @@ def test_an_archive_is_refused(data, reason):
     assert "tar --format=ustar" in str(refused.value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, database=None)
 @given(st.lists(st.tuples(st.integers(0, 2**16), st.binary(max_size=12)), max_size=6), st.data())
 def test_damage_is_refused_and_nothing_else(patches, data):
     archive = bytearray(tar.write(FILES))

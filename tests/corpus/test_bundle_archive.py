@@ -129,12 +129,12 @@ print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) /
 """
 
 RACE = """
-import json, sys, time
+import json, sys
 from pathlib import Path
 from runnerwsgi.bundles import BundleStore
 store, data = BundleStore(Path(sys.argv[1])), Path(sys.argv[2]).read_bytes()
-while time.time() < float(sys.argv[3]):
-    pass
+print("ready", flush=True)
+sys.stdin.readline()
 bundle = store.add(data)
 # Whatever can be seen at this instant is whole.
 whole = all((bundle.path / name).is_file() for name in ("manifest.json", "dist/main.wasm"))
@@ -167,14 +167,13 @@ def check_rejected(store, case, data, expected):
 def check_race(store, data, tmp_path):
     file = tmp_path / "bundle"
     file.write_bytes(data)
-    start = time.time() + 1.5
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACE, str(store.root), str(file), str(start)],
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(8)
-    ]
+    command = [sys.executable, "-c", RACE, str(store.root), str(file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(command, **pipes) for _ in range(8)]
+    assert [child.stdout.readline() for child in children] == ["ready\n"] * 8
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
     answers = [json.loads(child.communicate(timeout=60)[0]) for child in children]
     assert answers == [[content_hash(data), True]] * 8
     assert not list(store.root.glob(".unfinished-*"))
