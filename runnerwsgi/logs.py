@@ -25,7 +25,7 @@ class Fields(dict[str, Any]):
 
 def _text(value: Any) -> str:
     text = printable(str(value), MAX_VALUE)
-    return json.dumps(text) if " " in text or '"' in text else text
+    return '"' + text.replace('"', r"\"") + '"' if " " in text or '"' in text else text
 
 
 def emit(logger: logging.Logger, level: int, event: str, /, **fields: Any) -> None:
