@@ -282,23 +282,25 @@ def test_settings_say_where_everything_is(tmp_path):
     assert {"runnerwsgi.db", "secret.key"} <= names
 
 
+INSTALL_ONE = f"""
+import sys
+from pathlib import Path
+from runnerwsgi import Installs, Settings
+from runnerwsgi.manifest import Manifest
+
+manifest = Manifest.from_json('{{"name": "acme.hello", "version": "1.0.0"}}')
+installs = Installs.from_settings(Settings(home=Path(sys.argv[1])))
+installs.add("acme", sys.argv[2], "{HASH}", manifest, secrets={{"key": sys.argv[2]}})
+"""
+
+
 def test_processes_that_install_at_once_lose_nothing(installs, tmp_path):
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom tests_of_installs import *\n"
-        "open_installs(Path(sys.argv[1])).add('acme', sys.argv[2], HASH, manifest(),"
-        " secrets={'key': sys.argv[2]})"
-    )
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "tests_of_installs.py").symlink_to(__file__)
-    environment = {"PYTHONPATH": f"{tmp_path}/code:{sys.path[0]}"}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), f"x{number}"], env=environment)
-        for number in range(3)
-    ]
+    commands = ([sys.executable, "-c", INSTALL_ONE, str(tmp_path), f"x{n}"] for n in range(3))
+    processes = [subprocess.Popen(command) for command in commands]
     assert [process.wait(timeout=60) for process in processes] == [0] * 3
+    assert [install.extension_id for install in installs.list()] == ["x0", "x1", "x2"]
     for install in installs.list():
         assert installs.secret(install.install_id, "key") == install.extension_id
-    assert len(installs.list()) == 3
 
 
 @pytest.mark.parametrize(
