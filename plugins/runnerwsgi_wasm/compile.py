@@ -1,0 +1,121 @@
+"""Compile a component in a process of its own: ``python -m runnerwsgi_wasm.compile WASM OUT``.
+
+Compiling a hostile component can take minutes and gigabytes. The child has limits on
+processor time and memory, and can be killed; the host application cannot.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .faults import CompileError
+
+REFUSED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """Starts the child and judges how it ended.
+
+    Example::
+
+        Compiler(seconds=60, memory_mb=4096).compile(Path("main.wasm"), Path("out"), fuel=False)
+
+    Attributes:
+        seconds: wall-clock budget; processor time is limited to as much on every core.
+        memory_mb: address space the child may use.
+    """
+
+    seconds: float
+    memory_mb: int
+
+    def compile(self, wasm: Path, out: Path, *, fuel: bool) -> None:
+        """Write the machine code of *wasm* to *out*.
+
+        Raises:
+            CompileError: the component was refused, or the budget is used up.
+        """
+        command = [_python(), "-P", "-m", "runnerwsgi_wasm.compile", str(wasm), str(out)]
+        command += [str(int(fuel)), str(self._cpu_seconds()), str(self.memory_mb)]
+        try:
+            ended = subprocess.run(
+                command,
+                env=_clean_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=self.seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CompileError(f"compiling took more than {self.seconds:g} s") from None
+        self._judge(ended.returncode, ended.stderr.decode(errors="replace").strip())
+
+    def _cpu_seconds(self) -> int:
+        return max(1, int(self.seconds * (os.cpu_count() or 1)))
+
+    def _judge(self, status: int, message: str) -> None:
+        if status == REFUSED:
+            raise CompileError(f"the component is refused: {message[:2000]}")
+        if status < 0:
+            raise CompileError(
+                f"compiling was ended by signal {-status}: it needs more than "
+                f"{self._cpu_seconds()} s of processor time or {self.memory_mb} MiB of memory"
+            )
+        if status:
+            raise CompileError(f"compiling failed (status {status}): {message[-2000:]}")
+
+
+def _python() -> str:
+    """A Python interpreter: under some servers ``sys.executable`` is the server."""
+    if Path(sys.executable or "").name.startswith("python"):
+        return sys.executable
+    return str(Path(sys.exec_prefix) / "bin" / "python3")
+
+
+def _clean_environment() -> dict[str, str]:
+    # The child needs our modules and nothing else of the host's: no tokens, no passwords.
+    return {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PATH": os.defpath}
+
+
+def _limit(cpu_seconds: int, memory_mb: int) -> None:
+    import resource
+
+    os.nice(5)
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main(wasm: str, out: str, fuel: str, cpu_seconds: str, memory_mb: str) -> int:
+    """The child's work; the exit status says how it went, stderr why."""
+    _limit(int(cpu_seconds), int(memory_mb))
+    from wasmtime import WasmtimeError
+    from wasmtime.component import Component
+
+    from .engine import new_engine
+
+    try:
+        component = Component(new_engine(fuel == "1"), Path(wasm).read_bytes())
+    except WasmtimeError as exc:
+        sys.stderr.write(str(exc))
+        return REFUSED
+    _write(Path(out), component.serialize())
+    return 0
+
+
+def _write(path: Path, code: bytearray) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(code)
+        file.flush()
+        # A file cut short by a power failure would be loaded as machine code.
+        os.fsync(file.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
