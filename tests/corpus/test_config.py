@@ -1,0 +1,151 @@
+"""The corpus's hostile environments, and plugins that disagree or do not load."""
+
+import pickle
+import sys
+
+import pytest
+from corpus.cases import due
+from support import EXTENSION, Site, host_app, make_environ
+
+from runnerwsgi import RunnerMiddleware, Settings, hookimpl
+from runnerwsgi.capabilities import Call
+from runnerwsgi.capabilities.egress import Egress
+from runnerwsgi.discovery import installed
+from runnerwsgi.errors import CapabilityError, ConfigurationError
+
+CASES = due("config")
+
+
+class Authorizer:
+    def __init__(self, opinion):
+        self.name = f"authorizer-{opinion}"
+        self.answer = {"allow": True, "deny": False}[opinion]
+
+    @hookimpl
+    def runner_authorize(self, principal, install, method, path):
+        return self.answer
+
+
+def write_plugin(folder, name, source):
+    """A distribution of one plugin, as an installer would leave it."""
+    (folder / f"{name}.py").write_text(source)
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[runnerwsgi]\n{name} = {name}:plugin\n")
+
+
+class Start:
+    """An environment, and what came of starting with it."""
+
+    def __init__(self, env, folder, monkeypatch):
+        self.env, self.folder = dict(env), folder
+        self.site = self.error = self.settings = None
+        if self.env.pop("plugin", None) == "raises ImportError":
+            source = "raise ImportError('no module named libbroken')"
+            write_plugin(folder, "broken", source)
+            monkeypatch.syspath_prepend(folder)
+            self.env["RUNNER_BACKEND"] = "broken"
+        self.opinions = self.env.pop("plugins", ())
+        self.env["RUNNER_HOME"] = str(folder / "home")
+        self.try_to_start()
+
+    def try_to_start(self):
+        try:
+            self.settings = Settings.from_env(self.env)
+            if "RUNNER_BACKEND" in self.env:
+                RunnerMiddleware.from_env(host_app, env=self.env)
+        except ConfigurationError as error:
+            self.error = error
+            return
+        self.site = Site(
+            self.folder,
+            plugins=[Authorizer(opinion) for opinion in self.opinions],
+            public_base=self.settings.public_base,
+        )
+        self.site.install()
+
+    @property
+    def variable(self):
+        return next(name for name in self.env if name != "RUNNER_HOME")
+
+
+def denies_all(start):
+    egress = Egress(start.settings.egress_allow)
+    call = Call("t1", EXTENSION, egress=("https://api.example.com",), timeout=1.0)
+    wish = {"method": "GET", "url": "https://api.example.com/", "headers": [], "body": None}
+    with pytest.raises(CapabilityError) as caught:
+        egress.fetch(call, wish)
+    return caught.value.case == "not-allowed"
+
+
+# What the corpus calls a result, and how it is seen.
+RESULTS = {
+    "ok": lambda start: start.error is None,
+    "ConfigurationError": lambda start: start.error is not None,
+    "ConfigurationError at start": lambda start: start.error is not None,
+    # No plugin can be marked optional: a plugin that is named must load.
+    "start fails unless plugin marked optional": lambda start: start.error is not None,
+    "deny all": denies_all,
+    "deny": lambda start: start.site.call().code == "forbidden" and not start.site.backend.requests,
+}
+
+
+def is_redacted_in_pickle(start, expected):
+    assert expected == "refused or redacted"
+    try:
+        data = pickle.dumps(start.settings)
+    except TypeError:
+        return True
+    return start.env["RUNNER_SERVICE_TOKEN"].encode() not in data
+
+
+def is_redacted_in_vars(start, expected):
+    assert expected == "redacted"
+    fields = {name: getattr(start.settings, name) for name in start.settings.__slots__}
+    return start.env["RUNNER_SERVICE_TOKEN"] not in repr(fields)
+
+
+def public_url_begins(start, prefix):
+    return start.site.gateway.ui_url(EXTENSION, "/", make_environ()).startswith(prefix)
+
+
+CHECKS = {
+    "result": lambda start, expected: RESULTS[expected](start),
+    "names_variable": lambda start, _: start.variable in str(start.error),
+    "names_plugin": lambda start, _: (
+        "broken" in str(start.error) and "libbroken" in str(start.error)
+    ),
+    "lists_installed_backends": lambda start, _: all(n in str(start.error) for n in installed()),
+    "mount": lambda start, mount: (
+        start.site.settings.mount == mount and start.site.file().status == 200
+    ),
+    "public_urls_begin_with": public_url_begins,
+    "repr_not_contains": lambda start, texts: not any(t in repr(start.settings) for t in texts),
+    "str_not_contains": lambda start, texts: (
+        not any(t in str(start.settings) + f"{start.settings.service_token}" for t in texts)
+    ),
+    "pickle": is_redacted_in_pickle,
+    "vars_dump": is_redacted_in_vars,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_environment_is_taken_or_refused_as_the_corpus_says(case, tmp_path, monkeypatch):
+    start = Start(case["input"]["env"], tmp_path, monkeypatch)
+    for key, expected in case["expect"].items():
+        assert CHECKS[key](start, expected), (key, expected, start.error)
+    assert "broken" not in sys.modules
+
+
+def test_every_expectation_is_used_by_a_case():
+    used = {key for param in CASES for key in param.values[0]["expect"]}
+    assert used == set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("opinions", "status"), [(("deny", "allow"), 403), (("allow",), 200), ((), 200)], ids=str
+)
+def test_one_denial_denies_in_any_order_and_no_opinion_is_no_objection(opinions, status, tmp_path):
+    with Site(tmp_path, plugins=map(Authorizer, opinions)) as site:
+        assert site.call().status == status
