@@ -1,0 +1,133 @@
+"""What commands print, in one place: tables, JSON, sizes, warnings, failures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runnerwsgi.errors import (
+    ConfigurationError,
+    IdentityUnavailable,
+    Refused,
+    RequestError,
+    RunnerError,
+    UpstreamError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Their messages say what was found; what it means and what to do is their class's.
+_SHORT = (UpstreamError, RequestError, Refused, IdentityUnavailable)
+# Words that a column may hold, and how they look on a terminal.
+_PIPE_WIDTH = 4096
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold", "yes": "green", "no": "yellow"}
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout, for programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def console() -> Console:
+    """A rich console on stdout; in a pipe, lines are as long as they are."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(width=width, highlight=False, markup=False)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under column heads, as wide as what is in them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        cells = [visible(str(cell)) for cell in row]
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+    terminal = console()
+    with terminal.capture() as drawn:
+        terminal.print(table)
+    for line in drawn.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def say(text: str = "") -> None:
+    """Print one line for people on stdout."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """Print one line on stderr about what is going on; stdout stays for results."""
+    click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Print one warning on stderr."""
+    click.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
+    click.echo(text, err=True)
+
+
+def fault(text: str) -> None:
+    """Print one line on stderr about something that failed."""
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(text, err=True)
+
+
+def visible(text: str) -> str:
+    """*text* with control characters escaped: what others wrote must not steer a terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def size(count: int) -> str:
+    """A number of bytes as people read it."""
+    for limit, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def error_lines(exc: BaseException) -> list[str]:
+    """What *exc* is told as: one line, or one for each of several faults of a configuration."""
+    if isinstance(exc, ConfigurationError):
+        return [_folded(fault) for fault in exc.faults]
+    if isinstance(exc, _SHORT):
+        return [_folded(f"{exc.title}: {_sentence(exc)} {exc.advice}")]
+    if isinstance(exc, RunnerError):
+        return [_folded(str(exc))]
+    if isinstance(exc, OSError) and exc.strerror:
+        return [_folded(f"{exc.filename or 'the system'}: {exc.strerror}.")]
+    return [
+        _folded(f"{type(exc).__name__}: {exc}. This is a fault of runnerwsgi: --debug shows where.")
+    ]
+
+
+def _sentence(exc: BaseException) -> str:
+    text = str(exc)
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _folded(text: str) -> str:
+    """One line; where there are several things to mend, one indented line for each."""
+    first, *rest = visible(text).splitlines() or [""]
+    if len(rest) == 1:
+        return f"{first} {rest[0]}"
+    return "\n  ".join([first, *rest])
+
+
+def error_fields(exc: BaseException) -> dict[str, Any]:
+    """*exc* for programs: its code and message, and every fault where there are several."""
+    code = exc.code if isinstance(exc, RunnerError) else "internal"
+    lines = error_lines(exc)
+    return {"code": code, "message": "\n".join(lines), "faults": lines}
