@@ -161,10 +161,12 @@ def is_valid(environ):
 class Site:
     """An application with the middleware around it, and acme.hello installed for tenant t1."""
 
-    def __init__(self, folder, *, identify=None, backend=None, plugins=(), files=FILES, **settings):
+    def __init__(
+        self, folder, *, identify=None, backend=Recorder, plugins=(), files=FILES, **settings
+    ):
         self.settings = Settings(home=folder / "home", **settings)
         self.store = BundleStore.from_url(self.settings.bundle_store)
-        self.backend = backend or Recorder(self.store)
+        self.backend = backend(self.store)
         self.installs = Installs.from_settings(self.settings)
         self.principal = Principal("t1", "u1")
         self.bundle = self.store.add(pack_files(folder / "source", files))

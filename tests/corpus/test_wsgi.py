@@ -227,11 +227,8 @@ def upstream_hears(run, expected):
         heard.append({name.lower(): value for name, value in handler.headers.items()})
         answer_with(handler, FILES["ui/index.html"])
 
-    backend = Remote(run.site.store)
-    with (
-        http_server(respond) as backend.base,
-        Site(run.folder / "remote", backend=backend) as site,
-    ):
+    with http_server(respond) as base, Site(run.folder / "remote", backend=Remote) as site:
+        site.backend.base = base
         assert send(site.app, run.environ()).status == 200
     return len(heard) == 1 and expected.items() <= heard[0].items()
 
