@@ -1,16 +1,22 @@
 """The contract kit tells a good backend from a bad one."""
 
+import json
 import time
 from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
+import runnerwsgi_wasm
+from support import pack_files
+from wasmtime import wat2wasm
 
-from runnerwsgi import ExecuteRequest, ExecuteResponse, Health, hookimpl
+from runnerwsgi import ExecuteRequest, ExecuteResponse, Health, Settings, hookimpl
+from runnerwsgi.bundles import BundleStore
 from runnerwsgi.errors import BundleUnavailable
 from runnerwsgi.gateway import Gateway
 from runnerwsgi.protocol import Context, HttpRequest, Limits, LogLine, WarmUp
 from runnerwsgi.testing import BackendContract
+from runnerwsgi.wit import ECHO
 
 HASH = "sha256:" + "a" * 64
 
@@ -271,3 +277,49 @@ def test_what_the_author_must_write_is_named(method):
 
 def test_log_lines_pass():
     Kit().test_it_executes(Gateway(answering(logs=(LogLine("info", "hello"),))))
+
+
+@pytest.fixture(scope="module")
+def wasm(tmp_path_factory):
+    """An environment whose store has two bundles, and the hashes of these: echo and endless."""
+    env = {"RUNNER_HOME": str(tmp_path_factory.mktemp("home")), "RUNNER_BACKEND": "wasm"}
+    store = BundleStore.from_url(Settings.from_env(env).bundle_store)
+    echo = ECHO.read_text()
+    endless = echo.replace("(i32.store16", "(loop $ever (br $ever)) (i32.store16", 1)
+    assert endless != echo
+    return env, *(
+        store.add(bundle(tmp_path_factory.mktemp("source"), wat)).content_hash
+        for wat in (echo, endless)
+    )
+
+
+def bundle(folder, wat):
+    manifest = {"name": "demo.echo", "version": "1.0.0", "runtime": "wasm@1"}
+    files = {"manifest.json": json.dumps(manifest).encode(), "dist/main.wasm": wat2wasm(wat)}
+    return pack_files(folder, files)
+
+
+def with_hash(request, content_hash):
+    return replace(request, context=replace(request.context, content_hash=content_hash))
+
+
+class TestWasm(Kit):
+    """The embedded engine keeps it too, with a component written by hand."""
+
+    margin = 1.0
+
+    @pytest.fixture(autouse=True)
+    def _home(self, wasm):
+        self.env, self.echo, self.endless = wasm
+
+    def make_backend(self):
+        return runnerwsgi_wasm.plugin(self.env)
+
+    def sample_request(self):
+        return with_hash(request(), self.echo)
+
+    def echo_request(self, body):
+        return with_hash(request(body), self.echo)
+
+    def endless_request(self):
+        return with_hash(request(), self.endless)
