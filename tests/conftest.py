@@ -1,10 +1,17 @@
-"""Strict runs: with RUNNER_TEST_STRICT=1 a skipped test is a failed one."""
+"""What every test may use, and strict runs: with RUNNER_TEST_STRICT=1 a skipped test fails."""
 
 import os
 
 import pytest
+from wheels import ROOT, build_wheel
 
 STRICT = os.environ.get("RUNNER_TEST_STRICT") == "1"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """Our own wheel, built once a run."""
+    return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 def _fail_if_skipped(report):
