@@ -134,6 +134,19 @@ def test_a_forked_child_opens_the_database_on_its_own(database):
     assert raise_generation(database) == 3
 
 
+def test_a_forked_child_inherits_no_idle_connection(database, file):
+    raise_generation(database)
+
+    def is_the_database(descriptor):
+        try:
+            return os.path.samestat(os.fstat(descriptor), file.stat())
+        except OSError:
+            return False
+
+    assert any(map(is_the_database, range(256)))
+    assert in_child(lambda: sys.exit(1) if any(map(is_the_database, range(256))) else None)
+
+
 def test_a_fork_in_the_middle_of_a_transaction_harms_neither_side(database):
     with database.begin() as connection:
         advance(connection, "x")

@@ -202,6 +202,7 @@ def test_a_database_that_fails_leaves_the_copy_in_use(installs, tmp_path, caplog
     for _ in range(3):
         installs._next_look = 0.0
         assert installs.find("acme", "acme.hello") is not None
+        assert installs._next_look > time.monotonic() + 2
     assert caplog.text.count("served from memory") == 1
     with pytest.raises(StorageError):
         installs.remove("acme", "acme.hello")

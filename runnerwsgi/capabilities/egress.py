@@ -19,7 +19,6 @@ from runnerwsgi import headers as header_rules
 from runnerwsgi._version import __version__
 from runnerwsgi.errors import CapabilityError
 from runnerwsgi.origins import (
-    NAMEABLE,
     EgressEntry,
     HttpUrl,
     inner_kind,
@@ -164,14 +163,14 @@ class Egress:
         """Where the URL's host is, once every address of it has passed the table."""
         literal = url.origin.address
         if literal is not None:
-            # The lists hold this very address, so an operator wrote it down.
-            _check_address(literal, NAMEABLE)
+            # The lists hold this very address: an operator wrote it down, and the parser of
+            # entries lets only those pass that one may open.
             return [str(literal)]
         texts = list(self._resolve_within(url, deadline))
         if not texts:
             raise OSError("the name has no address")
         for text in texts:
-            _check_address(_address(text), frozenset())
+            _check_address(_address(text))
         return texts
 
     def _resolve_within(self, url: HttpUrl, deadline: float) -> Sequence[str]:
@@ -361,9 +360,9 @@ def _address(text: str) -> Address:
         raise CapabilityError("not-allowed", f"the resolver answered {text[:64]!r}") from None
 
 
-def _check_address(address: Address, exempt: frozenset[str]) -> None:
+def _check_address(address: Address) -> None:
     kind = inner_kind(address)
-    if kind is not None and kind not in exempt:
+    if kind is not None:
         raise CapabilityError("not-allowed", f"{address} is not public: {kind}")
 
 

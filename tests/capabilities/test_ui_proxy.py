@@ -177,6 +177,8 @@ def test_without_a_principal_everything_is_denied(app, proxy, make_call):
         ("/api/..%2fadmin", None),
         ("/api/%252e%252e/admin", None),
         ("/api/..;/admin", None),
+        ("/api/a%2fb", None),
+        ("/api/a%2Fb", None),
         ("/api/./x", None),
         ("/api//x", None),
         ("//api/x", None),
