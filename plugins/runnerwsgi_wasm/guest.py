@@ -19,7 +19,7 @@ from runnerwsgi.errors import BodyTooLarge
 from .faults import BadAnswer, NotRunnable
 from .host import Entered, link
 from .memory import largest_gone, linear_memories
-from .values import CELL, Signature, free_cells
+from .values import CELL, Signature, free_cells, shape
 
 if TYPE_CHECKING:
     import wasmtime
@@ -36,6 +36,18 @@ HANDLER = "handler"
 ENGINE_COPY_BYTES = 128 << 20
 MAX_BODY_BYTES = (ENGINE_COPY_BYTES - (4 << 20)) // CELL
 
+_CONTEXT = (
+    "{request-id: option<string>, tenant-id: string, extension-id: string, "
+    "install-id: option<string>, version-id: option<string>}"
+)
+_HEADERS = "list<{name: string, value: string}>"
+_BODY = "body: option<list<u8>>"
+_WORLD = (
+    f"func({{context: {_CONTEXT}, "
+    f"http: {{method: string, url: string, headers: {_HEADERS}, {_BODY}}}}}) "
+    f"-> {{status: u16, headers: {_HEADERS}, {_BODY}}}"
+)
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 §5.5; TAB may stay
 
@@ -47,6 +59,11 @@ class Answer:
     status: int
     headers: Headers
     body: bytes | None
+
+
+def _shape_of(ty: FuncType) -> str:
+    parameters = ", ".join(shape(inner) for _, inner in ty.params)
+    return f"func({parameters}) -> {shape(ty.result)}"
 
 
 def checked(value: dict[str, Any], max_body_bytes: int) -> Answer:
@@ -118,6 +135,8 @@ class Guest:
         if not isinstance(ty, FuncType):
             names = ", ".join(exports) or "nothing"
             raise NotRunnable(f"it exports {names}; the world `runner` wants `{HANDLER}`")
+        if (found := _shape_of(ty)) != _WORLD:
+            raise NotRunnable(f"its `{HANDLER}` is {found}; the world `runner` has {_WORLD}")
         return Signature(ty)
 
     def answer(self, call: Call, max_body_bytes: int) -> Answer:

@@ -17,7 +17,7 @@ from wasmtime.component import _types as wit
 from runnerwsgi.errors import CapabilityError, UnknownCapability
 
 from . import wasi
-from .faults import Unprovided
+from .faults import GuestFault, OutOfTime, Unprovided
 from .values import CELL, Enum, Result, Signature
 
 if TYPE_CHECKING:
@@ -57,13 +57,10 @@ def capability_of(interface: str) -> str:
     return CAPABILITIES.get(interface) or CAPABILITIES.get(package) or "no known capability"
 
 
-def _unprovided(interface: str, function: str) -> Callable[..., Any]:
-    def call_nobody(call: Call, *args: Any) -> Any:
-        raise Unprovided(
-            f"{interface}#{function} is provided by nobody here ({capability_of(interface)})"
-        )
-
-    return call_nobody
+def _nobodys(interface: str, function: str) -> Unprovided:
+    return Unprovided(
+        f"{interface}#{function} is provided by nobody here ({capability_of(interface)})"
+    )
 
 
 def _context(call: Call) -> dict[str, Any]:
@@ -106,9 +103,11 @@ class HostFunction:
         self._function = own.get(name) or self._elsewhere()
 
     def _elsewhere(self) -> Callable[..., Any]:
-        if self.interface in _OWN or not self.interface.startswith(PACKAGE):
-            return _unprovided(self.interface, self.name)
-        return self._ask
+        is_asked = self.interface.startswith(PACKAGE) and self.interface not in _OWN
+        return self._ask if is_asked else self._fail
+
+    def _fail(self, call: Call, *args: Any) -> Any:
+        raise _nobodys(self.interface, self.name)
 
     @property
     def signature(self) -> Signature:
@@ -130,20 +129,21 @@ class HostFunction:
         except CapabilityError as exc:
             return self._refusal(exc, result)
         except UnknownCapability as exc:
-            raise Unprovided(
-                f"{self.interface}#{self.name} is provided by nobody here "
-                f"({capability_of(self.interface)})"
-            ) from exc
+            raise _nobodys(self.interface, self.name) from exc
+        except OutOfTime:
+            raise
+        except Exception as exc:
+            log.exception("the host function %s#%s failed", self.interface, self.name)
+            return self._refusal(CapabilityError("internal", type(exc).__name__), result)
         return ("ok", value) if isinstance(result, Result) else value
 
-    @staticmethod
-    def _refusal(exc: CapabilityError, result: Any) -> tuple[str, Any]:
+    def _refusal(self, exc: CapabilityError, result: Any) -> tuple[str, Any]:
         errors = result.cases["err"] if isinstance(result, Result) else None
         if isinstance(errors, Enum):
             for case in (exc.case, _SAME_REFUSAL.get(exc.case), "internal"):
                 if case in errors.names:
                     return "err", case
-        raise exc
+        raise GuestFault(f"{self.interface}#{self.name} was refused: {exc}") from exc
 
 
 _functions: Slab[HostFunction] = Slab()

@@ -522,6 +522,22 @@ _BUILDERS: dict[type, Callable[[Any, Callable[[Any], Codec]], Codec]] = {
 }
 
 
+_NAMES: dict[type, str] = {kind: kind.__name__.lower() for kind in _NUMBERS}
+_SHAPES: dict[type, Callable[[Any], str]] = {
+    wit.ListType: lambda ty: f"list<{shape(ty.element)}>",
+    wit.OptionType: lambda ty: f"option<{shape(ty.payload)}>",
+    wit.RecordType: lambda ty: (
+        "{" + ", ".join(f"{name}: {shape(inner)}" for name, inner in ty.fields) + "}"
+    ),
+}
+
+
+def shape(ty: Any) -> str:
+    """A type of numbers, strings, lists, options and records as text, to compare it."""
+    describe = _SHAPES.get(type(ty))
+    return describe(ty) if describe else _NAMES.get(type(ty), type(ty).__name__)
+
+
 class Signature:
     """A function's types, ready to convert its arguments and its result.
 
