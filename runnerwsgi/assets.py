@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from . import headers
+from ._version import __version__
 from .errors import (
     BackendUnreachable,
     BadRunnerResponse,
@@ -22,13 +25,17 @@ from .errors import (
     Overloaded,
     StorageError,
 )
+from .origins import parse_http_url
 
 if TYPE_CHECKING:
     import urllib3
 
+    from .origins import HttpUrl, Origin
+
 CACHE_BYTES = 64 * 1024 * 1024
 CACHED_FILE_BYTES = CACHE_BYTES // 8
-CHUNK = 64 * 1024
+# What opening a file says where there is none of this name.
+_ABSENT = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +128,15 @@ class Assets:
                 self._cached_bytes -= len(oldest.data)
 
     def _read_file(self, url: str) -> bytes:
-        file = Path(unquote(urlsplit(url).path))
-        if self.bundles is None or not file.resolve().is_relative_to(self.bundles.resolve()):
+        file = Path(os.path.realpath(unquote(urlsplit(url).path)))
+        if self.bundles is None or not file.is_relative_to(os.path.realpath(self.bundles)):
             raise BadRunnerResponse("the backend named a file outside of its bundle store")
         try:
             with file.open("rb") as stream:
                 data = stream.read(self.max_bytes + 1)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise NotFound(f"no such file in the bundle store: {file.name}") from None
         except OSError as exc:
+            if exc.errno in _ABSENT:
+                raise NotFound(f"not in the bundle store: {headers.printable(file.name)}") from None
             raise StorageError(f"{file}: {exc.strerror}") from exc
         return self._capped(data)
 
@@ -152,7 +159,7 @@ class Remotes:
 
     def __init__(self, connections: int) -> None:
         self.connections = connections
-        self._pools: dict[str, urllib3.HTTPConnectionPool] = {}
+        self._pools: dict[tuple[int, Origin], urllib3.HTTPConnectionPool] = {}
         self._slots = threading.BoundedSemaphore(connections)
         self._lock = threading.Lock()
 
@@ -163,10 +170,13 @@ class Remotes:
             Overloaded: every connection is busy for a second.
             BackendUnreachable, DeadlineExceeded, BadRunnerResponse: the exchange failed.
         """
+        parsed = _parse(url)
+        started = time.monotonic()
         if not self._slots.acquire(timeout=min(1.0, timeout)):
             raise Overloaded("every connection for UI files is in use")
         try:
-            return self._exchange(url, time.monotonic() + timeout, max_bytes)
+            left = max(0.001, timeout - (time.monotonic() - started))
+            return self._exchange(parsed, left, max_bytes)
         finally:
             self._slots.release()
 
@@ -177,85 +187,87 @@ class Remotes:
         for pool in pools:
             pool.close()
 
-    def _exchange(self, url: str, deadline: float, max_bytes: int) -> tuple[int, bytes]:
-        from urllib3.exceptions import (
-            HTTPError,
-            NameResolutionError,
-            NewConnectionError,
-            TimeoutError,
-        )
+    def _exchange(self, url: HttpUrl, timeout: float, max_bytes: int) -> tuple[int, bytes]:
+        from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
+        from urllib3.exceptions import TimeoutError as UrllibTimeoutError
 
         try:
-            return self._read(url, deadline, max_bytes)
+            return self._read(url, timeout, max_bytes)
         # A refused connection is a subclass of the connect timeout: it must be caught first.
         except (NewConnectionError, NameResolutionError) as exc:
-            raise BackendUnreachable(f"cannot connect for a UI file: {type(exc).__name__}") from exc
-        except TimeoutError as exc:
-            raise DeadlineExceeded("deadline exceeded while fetching a UI file") from exc
+            raise BackendUnreachable(f"{url.origin}: {type(exc).__name__} for a UI file") from exc
+        except UrllibTimeoutError as exc:
+            raise DeadlineExceeded(
+                f"deadline exceeded ({timeout:.1f} s) while fetching a UI file from {url.origin}"
+            ) from exc
         except HTTPError as exc:
-            raise BadRunnerResponse(f"broken answer for a UI file: {type(exc).__name__}") from exc
+            raise BadRunnerResponse(
+                f"{url.origin}: broken answer for a UI file: {type(exc).__name__}"
+            ) from exc
 
-    def _read(self, url: str, deadline: float, max_bytes: int) -> tuple[int, bytes]:
-        response = self._pool(url).urlopen(
+    def _read(self, url: HttpUrl, timeout: float, max_bytes: int) -> tuple[int, bytes]:
+        from urllib3 import Timeout
+
+        response = self._pool(url.origin).urlopen(
             "GET",
-            _target(url),
-            headers={"Accept-Encoding": "identity", "User-Agent": "runnerwsgi"},
+            url.target,
+            headers={"Accept-Encoding": "identity", "User-Agent": f"runnerwsgi/{__version__}"},
             redirect=False,
             retries=False,
             preload_content=False,
             decode_content=False,
-            timeout=max(0.001, deadline - time.monotonic()),
+            timeout=Timeout(total=timeout),
         )
         try:
-            body = _body(response, deadline, max_bytes)
+            body = _body(response, max_bytes)
         except BaseException:
             response.close()
             raise
         response.release_conn()
         return response.status, body
 
-    def _pool(self, url: str) -> urllib3.HTTPConnectionPool:
-        import urllib3
-
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise BadRunnerResponse("the backend resolved a UI file to something that is no URL")
-        origin = f"{parts.scheme}://{parts.netloc}"
+    def _pool(self, origin: Origin) -> urllib3.HTTPConnectionPool:
+        # By process: a socket that two processes share gives one the other's answer.
+        key = (os.getpid(), origin)
         with self._lock:
-            if origin not in self._pools:
-                kind = (
-                    urllib3.HTTPSConnectionPool
-                    if parts.scheme == "https"
-                    else urllib3.HTTPConnectionPool
-                )
-                self._pools[origin] = kind(parts.hostname, parts.port, maxsize=self.connections)
-            return self._pools[origin]
+            if key not in self._pools:
+                self._pools[key] = _new_pool(origin, self.connections)
+            return self._pools[key]
 
 
-def _target(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+def _parse(url: str) -> HttpUrl:
+    try:
+        parsed = parse_http_url(url)
+    except ValueError as exc:
+        raise BadRunnerResponse(f"the backend resolved a UI file to no strict URL: {exc}") from exc
+    address = parsed.origin.address
+    if address is not None and address.is_link_local:
+        raise BadRunnerResponse("the backend resolved a UI file to a link-local address")
+    return parsed
 
 
-def _body(response: urllib3.BaseHTTPResponse, deadline: float, max_bytes: int) -> bytes:
+def _new_pool(origin: Origin, connections: int) -> urllib3.HTTPConnectionPool:
+    import urllib3
+
+    from .timed import TimedHTTPConnection, TimedHTTPSConnection
+
+    secure = origin.scheme == "https"
+    kind = urllib3.HTTPSConnectionPool if secure else urllib3.HTTPConnectionPool
+    pool = kind(origin.host, origin.port, maxsize=connections)
+    pool.ConnectionCls = TimedHTTPSConnection if secure else TimedHTTPConnection
+    return pool
+
+
+def _body(response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise BadRunnerResponse("an encoded UI file, though identity was asked for")
-    parts: list[bytes] = []
-    size = 0
-    while size <= max_bytes:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded("deadline exceeded while reading a UI file")
-        # A slow drip must not reset the clock: every read gets what is left, no more.
-        if (connection := getattr(response, "connection", None)) is not None and connection.sock:
-            connection.sock.settimeout(left)
-        chunk = response.read1(CHUNK)
-        if not chunk:
-            return b"".join(parts)
-        parts.append(chunk)
-        size += len(chunk)
-    response.close()
-    return b"".join(parts)
+    body = response.read(max_bytes + 1)
+    if len(body) > max_bytes:
+        # What is left unread must not become the next answer of this connection.
+        response.close()
+    elif getattr(response, "length_remaining", None):
+        raise BadRunnerResponse("a UI file that ends before its Content-Length")
+    return body
 
 
 def digest_of(digests: Mapping[str, str] | None, path: str) -> str | None:

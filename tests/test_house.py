@@ -20,7 +20,7 @@ FLOORS = (
     # One noun each, from bytes on disk to requests and answers.
     (
         *("tar", "zstd", "database", "bundles", "installs", "access"),
-        *("assets", "bulkhead", "discovery", "logs", "wsgi"),
+        *("assets", "timed", "bulkhead", "discovery", "logs", "wsgi"),
     ),
     ("capabilities",),
     ("gateway",),

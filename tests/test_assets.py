@@ -1,0 +1,287 @@
+"""UI files: from the bundle store or a real server, capped, timed, checked, cached."""
+
+import hashlib
+import socket
+import socketserver
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from support import answer_with, http_server
+
+from runnerwsgi.assets import Assets
+from runnerwsgi.errors import (
+    BackendUnreachable,
+    BadRunnerResponse,
+    DeadlineExceeded,
+    NotFound,
+    Overloaded,
+    StorageError,
+)
+
+HELLO = b"<p>hello</p>"
+DIGEST = hashlib.sha256(HELLO).hexdigest()
+
+
+@pytest.fixture
+def assets(tmp_path):
+    assets = Assets(tmp_path / "bundles", max_bytes=1000)
+    yield assets
+    assets.close()
+
+
+@contextmanager
+def raw_server(*chunks, pause=0.0):
+    """A server that sends these bytes one after the other, whatever it is asked."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(4096)
+            for chunk in chunks:
+                try:
+                    self.request.sendall(chunk)
+                except OSError:
+                    return
+                time.sleep(pause)
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/x"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def unused_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_verified_file_is_kept_and_its_etag_is_its_content(assets):
+    asked = []
+    with http_server(lambda h: (asked.append(h.path), answer_with(h, HELLO))) as base:
+        asset = assets.load(f"{base}/a/index.html?v=1", "index.html", DIGEST, 5)
+    assert (asset.data, asset.verified, asked) == (HELLO, True, ["/a/index.html?v=1"])
+    assert asset.content_type == "text/html; charset=utf-8"
+    assert asset.etag == f'"{DIGEST[:32]}"'
+    assert assets.cached("index.html", DIGEST) is asset
+
+
+def test_one_content_under_two_types_is_kept_twice(assets):
+    with http_server(lambda h: answer_with(h, HELLO)) as base:
+        assets.load(f"{base}/a", "a.html", DIGEST, 5)
+    assert assets.cached("b.html", DIGEST)
+    assert assets.cached("a.txt", DIGEST) is None
+
+
+def test_a_file_without_a_digest_is_served_and_not_kept(assets):
+    with http_server(lambda h: answer_with(h, HELLO)) as base:
+        asset = assets.load(f"{base}/a", "a.html", None, 5)
+    assert not asset.verified
+    assert assets.cached("a.html", asset.digest) is None
+
+
+def test_other_bytes_than_those_installed_are_refused(assets):
+    with (
+        http_server(lambda h: answer_with(h, b"evil")) as base,
+        pytest.raises(BadRunnerResponse, match=r"a\.html"),
+    ):
+        assets.load(f"{base}/a", "a.html", DIGEST, 5)
+    assert assets.cached("a.html", DIGEST) is None
+
+
+def test_a_redirect_is_not_followed(assets):
+    asked = []
+
+    def respond(handler):
+        asked.append(handler.path)
+        answer_with(handler, status=302, Location="/secret")
+
+    with http_server(respond) as base, pytest.raises(BadRunnerResponse, match="302"):
+        assets.load(f"{base}/a", "a.html", None, 5)
+    assert asked == ["/a"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(404, NotFound), (206, BadRunnerResponse), (500, BadRunnerResponse)]
+)
+def test_a_status_other_than_200_is_no_file(assets, status, error):
+    with (
+        http_server(lambda h: answer_with(h, b"oops", status=status)) as base,
+        pytest.raises(error),
+    ):
+        assets.load(f"{base}/a", "a.html", None, 5)
+
+
+def test_an_encoded_file_is_refused_undecoded(assets):
+    with (
+        http_server(lambda h: answer_with(h, b"\x1f\x8b", Content_Encoding="gzip")) as base,
+        pytest.raises(BadRunnerResponse, match="encoded"),
+    ):
+        assets.load(f"{base}/a", "a.html", None, 5)
+
+
+def test_neither_cookies_nor_the_environments_proxy_are_used(assets, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_port()}")
+    heard = {}
+    with http_server(lambda h: (heard.update(h.headers), answer_with(h, HELLO))) as base:
+        assets.load(f"{base}/a", "a.html", DIGEST, 5)
+    assert heard["Accept-Encoding"] == "identity"
+    assert set(heard) == {"Host", "Accept-Encoding", "User-Agent"}
+
+
+def test_the_largest_file_passes_and_one_byte_more_does_not(assets):
+    with http_server(lambda h: answer_with(h, bytes(int(h.path[1:])))) as base:
+        assert len(assets.load(f"{base}/1000", "a.bin", None, 5).data) == 1000
+        with pytest.raises(BadRunnerResponse, match="RUNNER_MAX_ASSET_BYTES"):
+            assets.load(f"{base}/1001", "a.bin", None, 5)
+        # The connection with unread bytes was not used again.
+        assert len(assets.load(f"{base}/3", "a.bin", None, 5).data) == 3
+
+
+def test_a_body_that_ends_early_is_no_file(assets):
+    with (
+        raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf") as url,
+        pytest.raises(BadRunnerResponse),
+    ):
+        assets.load(url, "a.html", None, 5)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", id="with a length"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", id="until it closes"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX-Slow: ", id="in a header"),
+        pytest.param(b"", id="before the status line"),
+    ],
+)
+def test_a_slow_drip_does_not_reset_the_deadline(assets, head):
+    started = time.monotonic()
+    with (
+        raw_server(head, *[b"1"] * 100, pause=0.05) as url,
+        pytest.raises(DeadlineExceeded, match=r"0\.3 s"),
+    ):
+        assets.load(url, "a.html", None, 0.3)
+    assert time.monotonic() - started < 1.5
+
+
+def test_silence_ends_at_the_deadline(assets):
+    with raw_server(b"", pause=1) as url, pytest.raises(DeadlineExceeded):
+        assets.load(url, "a.html", None, 0.2)
+
+
+def test_a_refused_connection_is_unreachable_and_no_timeout(assets):
+    with pytest.raises(BackendUnreachable):
+        assets.load(f"http://127.0.0.1:{unused_port()}/", "a.html", None, 5)
+
+
+def test_garbage_instead_of_http_is_a_bad_answer(assets):
+    with raw_server(b"220 smtp ready\r\n") as url, pytest.raises(BadRunnerResponse):
+        assets.load(url, "a.html", None, 5)
+
+
+def test_a_busy_remote_is_not_waited_for_longer_than_a_second(tmp_path):
+    assets = Assets(tmp_path, max_bytes=1000, connections=1)
+    release = threading.Event()
+    entered = threading.Event()
+
+    def respond(handler):
+        entered.set()
+        release.wait(5)
+        answer_with(handler, HELLO)
+
+    with http_server(respond) as base:
+        first = threading.Thread(target=assets.load, args=(f"{base}/a", "a.html", DIGEST, 5))
+        first.start()
+        entered.wait(5)
+        with pytest.raises(Overloaded):
+            assets.load(f"{base}/b", "b.txt", None, 0.1)
+        release.set()
+        first.join()
+    assert assets.cached("a.html", DIGEST)
+    assets.close()
+    assert assets.cached("a.html", DIGEST) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://127.0.0.1/a",
+        "http://user@127.0.0.1/a",
+        "http://127.0.0.1:99999/a",
+        "http://127.1/a",
+        "http://169.254.169.254/latest/meta-data",
+        "http://127.0.0.1/a\r\nX: y",
+        "javascript:1",
+        "",
+    ],
+)
+def test_what_is_no_strict_url_is_never_fetched(assets, url):
+    with pytest.raises(BadRunnerResponse):
+        assets.load(url, "a.html", None, 5)
+
+
+@pytest.fixture
+def stored(assets):
+    """A file in the bundle store, and one beside it."""
+    inside = assets.bundles / "sha256" / "ab" / "ui" / "a b.html"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(HELLO)
+    (assets.bundles.parent / "secret.txt").write_text("secret")
+    return inside
+
+
+def test_a_file_of_the_bundle_store_is_read(assets, stored):
+    assert assets.load(stored.as_uri(), "a b.html", DIGEST, 5).data == HELLO
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        pytest.param("missing.html", NotFound, id="a file that is not there"),
+        pytest.param(".", NotFound, id="a folder"),
+        pytest.param("a b.html/x", NotFound, id="below a file"),
+        pytest.param("a" * 300, NotFound, id="a name that no file can have"),
+        pytest.param("../../../../secret.txt", BadRunnerResponse, id="a way out"),
+        pytest.param("%2e%2e/../../../secret.txt", BadRunnerResponse, id="an encoded way out"),
+        pytest.param("link", BadRunnerResponse, id="a link out"),
+        pytest.param("loop", StorageError, id="a link to itself"),
+    ],
+)
+def test_nothing_else_is_read(assets, stored, path, error):
+    (stored.parent / "link").symlink_to(assets.bundles.parent / "secret.txt")
+    (stored.parent / "loop").symlink_to(stored.parent / "loop")
+    with pytest.raises(error):
+        assets.load(f"file://{stored.parent}/{path}", "x.txt", None, 5)
+
+
+def test_without_a_bundle_store_no_file_is_read(stored):
+    with pytest.raises(BadRunnerResponse):
+        Assets(None, 1000).load(stored.as_uri(), "a.html", None, 5)
+
+
+def test_the_least_recently_used_file_leaves_memory_first(assets, monkeypatch):
+    monkeypatch.setattr("runnerwsgi.assets.CACHE_BYTES", 2000)
+    files = {hashlib.sha256(data).hexdigest(): data for data in (b"a" * 900, b"b" * 900, b"c" * 9)}
+    first, second, third = files
+    with http_server(lambda h: answer_with(h, files[h.path[1:]])) as base:
+        for digest in (first, second):
+            assets.load(f"{base}/{digest}", "x.txt", digest, 5)
+        assert assets.cached("x.txt", first)  # used again: now the second is the oldest
+        big = hashlib.sha256(b"d" * 300).hexdigest()
+        files[big] = b"d" * 300
+        for digest in (third, big):
+            assets.load(f"{base}/{digest}", "x.txt", digest, 5)
+    assert [bool(assets.cached("x.txt", d)) for d in (first, second, third, big)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
