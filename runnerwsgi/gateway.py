@@ -84,8 +84,17 @@ class Gateway:
         return cls.load(Settings.from_env(env), env)
 
     @classmethod
-    def load(cls, settings: Settings, env: Mapping[str, str]) -> Self:
-        """The gateway of checked settings; plugins read their own variables from *env*."""
+    def load(cls, settings: Settings, env: Mapping[str, str], *plugins: object) -> Self:
+        """The gateway of checked settings; plugins read their own variables from *env*.
+
+        Args:
+            settings: name the backend and the plugins.
+            env: handed to each plugin's factory.
+            plugins: further plugin objects, after those that the settings name.
+
+        Raises:
+            ConfigurationError: with every plugin that cannot be loaded.
+        """
         warn_of_unknown(env, discovery.installed())
         named = [("RUNNER_BACKEND", settings.backend)]
         named += [("RUNNER_PLUGINS", name) for name in settings.plugins]
@@ -98,7 +107,7 @@ class Gateway:
                 faults += exc.faults
         if faults:
             raise ConfigurationError(faults=tuple(faults))
-        return cls(*loaded, name=settings.backend)
+        return cls(*loaded, *plugins, name=settings.backend)
 
     @property
     def plugin_names(self) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -22,7 +24,7 @@ from .plugins import hook_names
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 _NONE: tuple[str, ...] = ()
 # Computed from RUNNER_HOME where they are not set.
-_DERIVED = ("home", "database_url", "bundle_store")
+_DERIVED = ("RUNNER_HOME", "RUNNER_DATABASE_URL", "RUNNER_BUNDLE_STORE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ def env(ctx: click.Context, only_set: bool) -> None:
 
 def values_of(table: Iterable[Setting], env: Mapping[str, str]) -> Iterator[Value]:
     """Each setting of a table with its value, as text that may be shown."""
+    derived = _derived(env)
     for row in table:
         source = next((name for name in (row.name, *row.aliases) if env.get(name)), None)
         origin = "default" if source is None else "environment"
@@ -151,8 +154,17 @@ def values_of(table: Iterable[Setting], env: Mapping[str, str]) -> Iterator[Valu
         except ConfigurationError as exc:
             yield Value(row.name, "wrong", origin, row.meaning, row.owner, " ".join(exc.faults))
         else:
-            shown = row.default_text if source is None else _shown(value)
+            default = derived.get(row.name, row.default_text)
+            shown = default if source is None else _shown(value)
             yield Value(row.name, shown, origin, row.meaning, row.owner)
+
+
+def _derived(env: Mapping[str, str]) -> dict[str, str]:
+    """What follows from other settings, where those are right."""
+    with suppress(ConfigurationError):
+        settings = Settings.from_env(env)
+        return {name: _shown(getattr(settings, name[7:].lower())) for name in _DERIVED}
+    return {}
 
 
 def _shown(value: Any) -> str:
@@ -174,15 +186,10 @@ def faults_of(env: Mapping[str, str], rows: Iterable[Value] = ()) -> list[str]:
 
 
 def plugin_tables() -> Iterator[tuple[Setting, ...]]:
-    """The tables of the plugins that are in use and show theirs as an attribute `settings`."""
-    try:
-        named = _uses(os.environ)
-    except ConfigurationError:
-        return
-    for name, variable in named.items():
-        try:
-            plugin = discovery.load(name, os.environ, variable=variable)
-        except ConfigurationError:
-            continue
-        table = getattr(plugin, "settings_table", ())
-        yield tuple(row for row in table if isinstance(row, Setting))
+    """The tables of the plugins in use, which a plugin's module has under the name `SETTINGS`."""
+    with suppress(ConfigurationError):
+        found = discovery.installed()
+        for point in (point for name in _uses(os.environ) for point in found.get(name, ())):
+            with suppress(ImportError):
+                table = getattr(import_module(point.module), "SETTINGS", ())
+                yield tuple(row for row in table if isinstance(row, Setting))

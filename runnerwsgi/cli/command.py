@@ -79,9 +79,13 @@ def json_option(function: Callable[..., T]) -> Callable[..., T]:
     """Give a command `--json`; :func:`wants_json` says whether it was typed."""
     text = "Print one JSON value, errors included."
     option = click.option(
-        "--json", is_flag=True, expose_value=False, is_eager=True, callback=_remember(_JSON),
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_remember(_JSON),
         help=text,
-    )  # fmt: skip
+    )
     return option(function)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,6 +80,20 @@ def fault(text: str) -> None:
     """Print one line on stderr about something that failed."""
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(text, err=True)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show on stderr that something takes its time: a spinner, or one line in a pipe."""
+    from rich.console import Console
+
+    terminal = Console(stderr=True, highlight=False, markup=False)
+    if not terminal.is_terminal:
+        note(f"{text} …")
+        yield
+        return
+    with terminal.status(f"{text} …"):
+        yield
 
 
 def visible(text: str) -> str:

@@ -77,9 +77,16 @@ class Run:
         """
         pipe = None if self.verbose else subprocess.PIPE
         done = subprocess.run(
-            command, cwd=cwd, stdout=pipe, stderr=subprocess.STDOUT if pipe else None,
-            stdin=subprocess.DEVNULL, text=True, errors="replace", check=False, env=_env(),
-        )  # fmt: skip
+            command,
+            cwd=cwd,
+            stdout=pipe,
+            stderr=subprocess.STDOUT if pipe else None,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            check=False,
+            env=_env(),
+        )
         if done.returncode:
             for line in (done.stdout or "").splitlines():
                 self.tell(line)

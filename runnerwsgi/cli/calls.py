@@ -1,0 +1,296 @@
+"""`execute` and `health`: ask an extension or the backend from the command line."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import sys
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runnerwsgi.access import Principal
+from runnerwsgi.errors import ConfigurationError
+from runnerwsgi.headers import is_token, is_value
+from runnerwsgi.hookspecs import hookimpl
+from runnerwsgi.middleware import RunnerMiddleware
+from runnerwsgi.protocol import METHODS, ExecuteResponse
+from runnerwsgi.settings import Settings
+
+from . import output
+from .command import Command, json_option, quiet_logs, wants_json
+from .installs import find, gateway_of, installs_of, tenant_option
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from runnerwsgi.protocol import ExecuteRequest
+
+_PROBLEM = "application/problem+json"
+_TEXT_TYPES = ("text/", "application/json", "application/problem+json", "application/xml")
+
+
+class Observer:
+    """Sees what a browser never does: the backend's whole answer, or why there is none."""
+
+    name = "command-line"
+
+    def __init__(self) -> None:
+        self.response: ExecuteResponse | None = None
+        self.error: Exception | None = None
+
+    @hookimpl(wrapper=True)
+    def runner_execute(
+        self, request: ExecuteRequest
+    ) -> Generator[None, ExecuteResponse, ExecuteResponse]:
+        """Keep the answer of a call, or its exception, and pass it on."""
+        try:
+            self.response = yield
+        except Exception as exc:
+            self.error = exc
+            raise
+        return self.response
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a browser would have got."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        """The media type, without parameters."""
+        found = dict(self.headers).get("Content-Type") or dict(self.headers).get("content-type", "")
+        return found.partition(";")[0].strip()
+
+
+def parse_headers(
+    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
+) -> list[tuple[str, str]]:
+    """``--header "Name: value"``."""
+    found = []
+    for text in texts:
+        name, colon, value = text.partition(":")
+        if not colon or not is_token(name) or not is_value(value.strip()):
+            raise click.BadParameter('write "Name: value".', param_hint="--header")
+        found.append((name, value.strip()))
+    return found
+
+
+def parse_data(ctx: click.Context, param: click.Parameter, text: str | None) -> bytes | None:
+    """``--data TEXT``, ``--data @FILE``, ``--data -`` for standard input."""
+    if text is None:
+        return None
+    if text == "-":
+        return sys.stdin.buffer.read()
+    if not text.startswith("@"):
+        return text.encode()
+    try:
+        return Path(text[1:]).read_bytes()
+    except OSError as exc:
+        raise ConfigurationError(f"--data {text}: {exc.strerror}.") from exc
+
+
+@click.command(cls=Command)
+@click.argument("extension")
+@click.argument("method", type=click.Choice(METHODS, case_sensitive=False))
+@click.argument("path")
+@click.option(
+    "--data",
+    callback=parse_data,
+    metavar="TEXT",
+    help="The request's body; @FILE reads a file, - standard input.",
+)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    callback=parse_headers,
+    metavar='"NAME: VALUE"',
+    help="A request header.",
+)
+@tenant_option
+@click.option("--user", default="local", show_default=True, help="Who calls; empty for nobody.")
+@click.option("--role", "roles", multiple=True, help="A role of the caller, such as admin.")
+@json_option
+@click.pass_context
+def execute(
+    ctx: click.Context,
+    extension: str,
+    method: str,
+    path: str,
+    data: bytes | None,
+    headers: list[tuple[str, str]],
+    tenant: str,
+    user: str,
+    roles: tuple[str, ...],
+) -> None:
+    """Call the handler of EXTENSION, as the application's pages would.
+
+    Prints status, headers and body, the extension's log lines, and where the time went. Exit
+    status 1 when the extension failed or was not asked; an answer of 4xx is its own to give.
+    """
+    if not path.startswith("/"):
+        raise click.BadParameter("a path begins with a slash, such as /hello.", param_hint="PATH")
+    settings = Settings.from_env(os.environ)
+    observer = Observer()
+    principal = Principal(
+        tenant, user or None, frozenset(roles), user_name=user, credential="bearer"
+    )
+    with held_back_logs(), installs_of(settings) as known:
+        find(known, tenant, extension)
+        with gateway_of(settings, observer) as gateway:
+            middleware = RunnerMiddleware(
+                _nothing, gateway, identify=lambda _: principal, installs=known, settings=settings
+            )
+            address = f"{settings.execute_mount}/{extension}{path}"
+            answer = call(middleware, address, method.upper(), headers, data)
+    (_print_json if wants_json() else _print)(answer, observer)
+    if answer.status >= 500 or observer.response is None:
+        ctx.exit(1)
+
+
+def _nothing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """The application around the extension: an empty one."""
+    start_response("404 Not Found", [("Content-Length", "0")])
+    return []
+
+
+def call(
+    middleware: RunnerMiddleware,
+    address: str,
+    method: str,
+    headers: Iterable[tuple[str, str]],
+    data: bytes | None,
+) -> Answer:
+    """Send one request through the middleware, in process."""
+    from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+    builder = EnvironBuilder(path=address, method=method, headers=list(headers), data=data)
+    try:
+        body, status, found = run_wsgi_app(middleware, builder.get_environ(), buffered=True)
+    finally:
+        builder.close()
+    return Answer(int(status.split()[0]), list(found), b"".join(body))
+
+
+@contextmanager
+def held_back_logs() -> Iterator[None]:
+    """Keep the library's records off the terminal: the command prints what they say."""
+    logger = logging.getLogger("runnerwsgi")
+    before = logger.handlers[:], logger.propagate
+    logger.handlers, logger.propagate = [logging.NullHandler()], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before
+
+
+def _print(answer: Answer, observer: Observer) -> None:
+    output.say(f"{answer.status} {_phrase(answer.status)}")
+    for name, value in answer.headers:
+        output.say(f"{name.lower()}: {output.visible(value)}")
+    output.say()
+    _print_body(answer)
+    if observer.response is not None:
+        _print_inside(observer.response)
+    if reason := _reason(observer):
+        output.fault(output.visible(reason))
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _print_body(answer: Answer) -> None:
+    if not answer.body:
+        return
+    text = _text(answer)
+    if text is None:
+        output.say(f"({output.size(len(answer.body))} of {answer.content_type})")
+    else:
+        output.say(output.visible(text.removesuffix("\n")))
+
+
+def _text(answer: Answer) -> str | None:
+    """The body as text; None where it is none."""
+    try:
+        text = answer.body.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if answer.content_type.startswith(_TEXT_TYPES) or text.isprintable() else None
+
+
+def _print_inside(response: ExecuteResponse) -> None:
+    if response.logs or response.timings:
+        output.say()
+    for line in response.logs:
+        output.say(f"log {line.level:5}  {output.visible(line.message)}")
+    if response.timings:
+        spent = (f"{name} {value:.1f} ms" for name, value in response.timings.items())
+        output.say(f"time       {' · '.join(spent)}")
+
+
+def _reason(observer: Observer) -> str | None:
+    """Why the extension did not answer, as its author needs it."""
+    if observer.error is not None:
+        return str(observer.error)
+    if observer.response is not None and observer.response.outcome != "ok":
+        response = observer.response
+        return f"{response.outcome}: {response.error or 'no reason was given'}"
+    return None
+
+
+def _print_json(answer: Answer, observer: Observer) -> None:
+    response, text = observer.response, _text(answer)
+    body: dict[str, Any] = (
+        {"body": text}
+        if text is not None
+        else {"body_b64": base64.b64encode(answer.body).decode("ascii")}
+    )
+    output.print_json(
+        {
+            "status": answer.status,
+            "headers": [[name.lower(), value] for name, value in answer.headers],
+            **body,
+            "outcome": response and response.outcome,
+            "error": _reason(observer),
+            "logs": [
+                {"level": line.level, "message": line.message}
+                for line in (response.logs if response else ())
+            ],
+            "timings_ms": dict(response.timings) if response else {},
+        }
+    )
+
+
+@click.command(cls=Command)
+@json_option
+@click.pass_context
+def health(ctx: click.Context) -> None:
+    """Say how the backend is. Exit status 1 when it is unavailable."""
+    quiet_logs()
+    settings = Settings.from_env(os.environ)
+    with gateway_of(settings) as gateway:
+        found = gateway.health()
+    if wants_json():
+        fields = {"backend": settings.backend, "status": found.status, "checks": {**found.checks}}
+        output.print_json(fields)
+    else:
+        output.say(f"{settings.backend}: {found.status}")
+        for name, text in found.checks.items():
+            output.say(f"  {name:10} {output.visible(text)}")
+    if found.status == "unavailable":
+        ctx.exit(1)
