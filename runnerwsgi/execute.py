@@ -201,7 +201,7 @@ class Handlers:
         for line in response.logs:
             emit(
                 log,
-                _LEVELS[line.level],
+                _LEVELS.get(line.level, logging.INFO),
                 "extension",
                 request_id=request.context.request_id,
                 tenant_id=request.context.tenant_id,
@@ -230,10 +230,14 @@ def _method(environ: WSGIEnvironment) -> str:
 
 def _idempotency_key(environ: WSGIEnvironment) -> str | None:
     key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
-    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii()):
+    if key is None:
+        return None
+    if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
         raise BadHeader(f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} ASCII characters")
     return key
 
 
 def _server_timing(timings: Mapping[str, float]) -> str:
-    return ", ".join(f"{name};dur={value:.1f}" for name, value in timings.items())
+    return ", ".join(
+        f"{name};dur={value:.1f}" for name, value in timings.items() if headers.is_token(name)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 import pluggy
@@ -17,7 +17,7 @@ from .errors import (
     IdentityUnavailable,
     RunnerError,
 )
-from .protocol import Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
+from .protocol import OUTCOMES, Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
 from .settings import Settings, warn_of_unknown
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from .installs import Install
 
 REQUIRED_HOOKS = ("runner_execute", "runner_resolve_ui_url", "runner_health")
+# What a response's fields must be: a stranger's mistake is told, and not passed on to a server.
+_RESPONSE_TYPES: Mapping[str, tuple[type, ...]] = {
+    "status": (int,),
+    "headers": (tuple, list),
+    "body": (bytes, NoneType),
+    "error": (str, NoneType),
+}
 _BACKEND_HOOKS = (*REQUIRED_HOOKS, "runner_warm_up")
 
 T = TypeVar("T")
@@ -121,7 +128,10 @@ class Gateway:
             RunnerError: the backend could not ask the guest; what the guest did wrong is the
                 response's ``outcome`` instead.
         """
-        return self._ask("runner_execute", ExecuteResponse, request=request)
+        response = self._ask("runner_execute", ExecuteResponse, request=request)
+        if fault := _fault(response):
+            raise BadRunnerResponse(f"{self.backend_name}: runner_execute answered with {fault}")
+        return response
 
     def resolve_ui_url(self, asset: UiAsset) -> str:
         """Where the bytes of a UI file are: internal; the public address is :meth:`ui_url`."""
@@ -285,6 +295,26 @@ class Gateway:
             culprit = owners.get(step.tb_frame.f_code, culprit)
             step = step.tb_next
         return culprit
+
+
+def _fault(response: ExecuteResponse) -> str | None:
+    """What a backend has put where something else belongs; None where all is well."""
+    for name, kinds in _RESPONSE_TYPES.items():
+        value = getattr(response, name)
+        if not isinstance(value, kinds):
+            return f"{name} of type {type(value).__name__}"
+    if response.outcome not in OUTCOMES:
+        return f"the unknown outcome {response.outcome!r}"
+    if not all(map(_is_pair, response.headers)):
+        return "headers that are not pairs of strings"
+    return None
+
+
+def _is_pair(value: Any) -> bool:
+    match value:
+        case (str(), str()):
+            return True
+    return False
 
 
 def _name_of(plugin: object) -> str:

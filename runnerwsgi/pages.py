@@ -256,7 +256,8 @@ def _file_response(asset: Asset, head: list[tuple[str, str]], environ: WSGIEnvir
 
 def _range(environ: WSGIEnvironment, asset: Asset) -> tuple[int, int] | None:
     """The one range asked for, as (start, stop); None to send everything (RFC 9110 §14.2)."""
-    given: str = environ.get("HTTP_RANGE", "")
+    # A range of anything but a GET means nothing (RFC 9110 §14.2).
+    given: str = environ.get("HTTP_RANGE", "") if environ["REQUEST_METHOD"] == "GET" else ""
     if not given or len(given) > 64 or environ.get("HTTP_IF_RANGE", asset.etag) != asset.etag:
         return None
     parsed = parse_range_header(given)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 from urllib.parse import parse_qsl
 
 from .errors import (
@@ -32,6 +32,8 @@ Outcome = Literal[
     "bad_request",
     "internal",
 ]
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 # What an outcome other than `ok` is answered with (protocol §2).
 OUTCOME_ERRORS: Mapping[str, type[UpstreamError]] = {

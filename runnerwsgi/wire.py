@@ -7,7 +7,7 @@ import binascii
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 from . import headers
@@ -21,6 +21,7 @@ from .errors import (
 )
 from .protocol import (
     METHODS,
+    OUTCOMES,
     Context,
     ExecuteRequest,
     ExecuteResponse,
@@ -31,8 +32,6 @@ from .protocol import (
     User,
     is_content_hash,
 )
-
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 # What the first word of an envelope's `error` means, where the runner sends no `outcome`. An
 # error class stands where no outcome says as much.

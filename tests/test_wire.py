@@ -15,10 +15,9 @@ from runnerwsgi.errors import (
     SecretsUnavailable,
     UnknownCapability,
 )
-from runnerwsgi.protocol import METHODS, Context, HttpRequest, Limits, User
+from runnerwsgi.protocol import METHODS, OUTCOMES, Context, HttpRequest, Limits, User
 from runnerwsgi.wire import (
     ERROR_PREFIXES,
-    OUTCOMES,
     request_from_json,
     request_to_json,
     response_from_json,
