@@ -12,6 +12,7 @@ from environment import ROOT, environment
 # What a mark's tests need that pip does not bring: the command, and the Debian package of it.
 NEEDS = {"browser": ("chromium", "chromium"), "toolchain": ("npm", "npm")}
 SLOW_MARKS = ("browser", "toolchain", "slow")
+CODE = ("runnerwsgi", "plugins", "tests", "scripts", "benchmarks", "examples")
 DEV = ("-e", ".[dev]")
 
 
@@ -47,7 +48,7 @@ def parse():
 
 def checks(python):
     tool = python.parent
-    paths = ["runnerwsgi", "plugins", "tests", "scripts", "benchmarks", "examples"]
+    paths = [name for name in CODE if (ROOT / name).is_dir()]
     steps = [
         ("ruff check", [tool / "ruff", "check", "--quiet", *paths]),
         ("ruff format", [tool / "ruff", "format", "--check", "--quiet", *paths]),
