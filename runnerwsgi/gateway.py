@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 REQUIRED_HOOKS = ("runner_execute", "runner_resolve_ui_url", "runner_health")
 # What a response's fields must be: a stranger's mistake is told, and not passed on to a server.
-_RESPONSE_TYPES: Mapping[str, tuple[type, ...]] = {
-    "status": (int,),
-    "headers": (tuple, list),
-    "body": (bytes, NoneType),
-    "error": (str, NoneType),
+_RESPONSE_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "status": ((int,), "an integer from 200 to 599"),
+    "headers": ((tuple, list), "a tuple of (name, value) pairs"),
+    "body": ((bytes, NoneType), "bytes, or None for no body"),
+    "error": ((str, NoneType), "a string, or None"),
 }
 _BACKEND_HOOKS = (*REQUIRED_HOOKS, "runner_warm_up")
 
@@ -299,14 +299,15 @@ class Gateway:
 
 def _fault(response: ExecuteResponse) -> str | None:
     """What a backend has put where something else belongs; None where all is well."""
-    for name, kinds in _RESPONSE_TYPES.items():
+    for name, (kinds, expected) in _RESPONSE_TYPES.items():
         value = getattr(response, name)
         if not isinstance(value, kinds):
-            return f"{name} of type {type(value).__name__}"
+            return f"{name} of type {type(value).__name__}; use {expected}"
     if response.outcome not in OUTCOMES:
-        return f"the unknown outcome {response.outcome!r}"
-    if not all(map(_is_pair, response.headers)):
-        return "headers that are not pairs of strings"
+        return f"the outcome {response.outcome!r}; use one of {', '.join(OUTCOMES)}"
+    for pair in response.headers:
+        if not _is_pair(pair):
+            return f"headers that hold {pair!r}; use pairs of two texts: (name, value)"
     return None
 
 
