@@ -45,7 +45,7 @@ def create_app() -> Flask:
     app.before_request(check_form)
     app.after_request(add_headers)
     app.context_processor(lambda: {"user": current_user(), "csrf": csrf_token()})
-    app.template_filter("euros")(lambda amount: f"€ {amount:,.2f}")
+    app.template_filter("euros")(lambda amount: f"€\N{NO-BREAK SPACE}{amount:,.2f}")
     return app
 
 

@@ -12,6 +12,8 @@
  *   src, api   address of the page and of the handler calls. When `src` is absent, both are
  *              asked for at `extensions/{extension}` beside this script.
  *
+ * What the element contains is shown only where this script did not load.
+ *
  * Events (they bubble)
  *   runner-ready     the extension's page is connected.
  *   runner-navigate  the page asks the host to go somewhere: `event.detail.path`.

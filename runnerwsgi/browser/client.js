@@ -184,7 +184,11 @@
   function watchHeight() {
     if (watching) return;
     watching = true;
-    new ResizeObserver(() => resize()).observe(document.documentElement);
+    const root = document.documentElement;
+    new ResizeObserver(() => resize()).observe(root);
+    // Browsers let the observer of sizes sleep while the frame is out of sight; changes are told.
+    const changes = { subtree: true, childList: true, characterData: true, attributes: true };
+    new MutationObserver(() => setTimeout(resize)).observe(root, changes);
   }
 
   /** Asks the host page to go to one of its own paths; the host decides. */

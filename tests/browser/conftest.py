@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,22 +22,27 @@ def shop(tmp_path_factory):
     """The shop's address. The extension is built and installed as a user does it."""
     home = tmp_path_factory.mktemp("home")
     env = {**os.environ, "RUNNER_BACKEND": "wasm", "RUNNER_HOME": str(home)}
-    notes = str(ROOT / "examples/extensions/notes-panel")
-    install = [sys.executable, "-m", "runnerwsgi", "install", notes]
-    subprocess.run([*install, "--yes", "--config", "greeting=Welcome back"], env=env, check=True)
+    notes = shutil.copytree(ROOT / "examples/extensions/notes-panel", home / "notes-panel")
+    install = [Path(sys.executable).with_name("runnerwsgi"), "install", notes, "--yes"]
+    subprocess.run([*install, "--config", "greeting=Welcome back"], env=env, check=True)
     serve = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "app:application"]
-    folder = ROOT / "examples/flask_app"
-    server = subprocess.Popen(serve, env=env, cwd=folder, stderr=subprocess.PIPE, text=True)
+    log = home / "server.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(serve, env=env, cwd=ROOT / "examples/flask_app", stderr=out)
     try:
-        yield next(filter(None, map(address, server.stderr)))
+        yield address(server, log)
     finally:
         server.terminate()
-        server.communicate(timeout=10)
+        server.wait(timeout=10)
 
 
-def address(line):
-    found = re.search(r"Serving on (http://\S+)", line)
-    return found and found[1]
+def address(server, log):
+    """Where the server says that it serves."""
+    while server.poll() is None:
+        if found := re.search(r"Serving on (http://\S+)", log.read_text()):
+            return found[1]
+        time.sleep(0.1)
+    pytest.fail(f"The server did not start:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")

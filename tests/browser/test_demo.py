@@ -51,12 +51,15 @@ def test_markup_in_a_note_is_text(frame):
     assert frame.query_selector("#notes img") is None
 
 
-def test_the_frame_is_as_high_as_its_page(page, frame):
-    add_note(frame)
+@pytest.mark.parametrize("width", [1280, 390], ids=["in sight", "below the fold of a telephone"])
+def test_the_frame_is_as_high_as_its_page(page, shop, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    frame = open_panel(page, shop)
     element = page.locator("runner-extension iframe").element_handle()
-    height = frame.evaluate("() => document.documentElement.getBoundingClientRect().height")
-    grown = "([frame, height]) => frame.getBoundingClientRect().height >= height"
-    page.wait_for_function(grown, arg=[element, height])
+    needed = frame.evaluate("() => document.documentElement.getBoundingClientRect().height")
+    assert needed > 200
+    grown = "([frame, needed]) => frame.getBoundingClientRect().height >= needed"
+    page.wait_for_function(grown, arg=[element, needed])
 
 
 def test_the_panel_wears_the_theme_of_the_page_also_when_it_turns_dark(page, frame):
