@@ -176,7 +176,7 @@ class WasmBackend:
         return {
             "engine": f"wasmtime {engine.VERSION}",
             "max_body_bytes": MAX_BODY_BYTES,
-            "max_response_bytes": min(self._options.max_response_bytes, MAX_BODY_BYTES),
+            "max_response_bytes": self._options.max_response_bytes,
             "limits": {
                 "stack_bytes": engine.STACK_BYTES,
                 "table_elements": engine.TABLE_ELEMENTS,

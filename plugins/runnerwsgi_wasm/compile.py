@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .faults import CompileError
+
+if TYPE_CHECKING:
+    from wasmtime.component import Component
 
 REFUSED = 3
 
@@ -95,17 +100,29 @@ def main(wasm: str, out: str, fuel: str, cpu_seconds: str, memory_mb: str) -> in
     """The child's work; the exit status says how it went, stderr why."""
     _limit(int(cpu_seconds), int(memory_mb))
     from wasmtime import WasmtimeError
-    from wasmtime.component import Component
-
-    from .engine import new_engine
 
     try:
-        component = Component(new_engine(fuel == "1"), Path(wasm).read_bytes())
+        component = _compiled(Path(wasm).read_bytes(), fuel == "1")
     except WasmtimeError as exc:
         sys.stderr.write(str(exc))
         return REFUSED
     _write(Path(out), component.serialize())
     return 0
+
+
+def _compiled(wasm: bytes, fuel: bool) -> Component:
+    """The component in its carrier, or as it is where that cannot be."""
+    from wasmtime import WasmtimeError, wat2wasm
+    from wasmtime.component import Component
+
+    from . import carrier
+    from .engine import new_engine
+
+    engine = new_engine(fuel)
+    parts = (bytes(wat2wasm(text)) for text in (carrier.MEMORY_WAT, carrier.FUNCTION_WAT))
+    with suppress(carrier.CannotWrap, WasmtimeError):
+        return Component(engine, carrier.wrap(wasm, *parts))
+    return Component(engine, wasm)
 
 
 def _write(path: Path, code: bytearray) -> None:

@@ -39,7 +39,7 @@ def new_engine(fuel: bool) -> wasmtime.Engine:
 
 
 # What the machine code depends on besides the component, the library and the processor.
-SETTINGS = f"epoch threads=off stack={STACK_BYTES}"
+SETTINGS = f"carrier=1 epoch threads=off stack={STACK_BYTES}"
 
 
 class Ticker:

@@ -16,6 +16,7 @@ from wasmtime.component import Component, FuncType
 
 from runnerwsgi.errors import BodyTooLarge
 
+from . import carrier
 from .faults import BadAnswer, NotRunnable
 from .host import Entered, link
 from .memory import largest_gone, linear_memories
@@ -31,22 +32,11 @@ if TYPE_CHECKING:
 
 HANDLER = "handler"
 
-# The engine carries a `list<u8>` at 32 bytes of its own per byte, and lets one crossing have
-# 128 MiB of them; the library has no setting for it. What is left is for url and headers.
-ENGINE_COPY_BYTES = 128 << 20
-MAX_BODY_BYTES = (ENGINE_COPY_BYTES - (4 << 20)) // CELL
-
-_CONTEXT = (
-    "{request-id: option<string>, tenant-id: string, extension-id: string, "
-    "install-id: option<string>, version-id: option<string>}"
-)
-_HEADERS = "list<{name: string, value: string}>"
-_BODY = "body: option<list<u8>>"
-_WORLD = (
-    f"func({{context: {_CONTEXT}, "
-    f"http: {{method: string, url: string, headers: {_HEADERS}, {_BODY}}}}}) "
-    f"-> {{status: u16, headers: {_HEADERS}, {_BODY}}}"
-)
+# Bodies cross as strings, where a component could be wrapped (carrier.py). The request's is
+# bounded by what its guest can be expected to hold; the answer's by the engine, which lets
+# one crossing have 128 MiB. Without the carrier an answer counts 48 bytes per byte there.
+MAX_BODY_BYTES = 64 << 20
+MAX_PLAIN_BODY_BYTES = (128 << 20) // 48 - 4096
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 §5.5; TAB may stay
@@ -54,57 +44,106 @@ _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 §5.5; TAB may 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A guest's answer, checked."""
+    """What a guest answered."""
 
     status: int
     headers: Headers
     body: bytes | None
 
 
-def _shape_of(ty: FuncType) -> str:
-    parameters = ", ".join(shape(inner) for _, inner in ty.params)
-    return f"func({parameters}) -> {shape(ty.result)}"
-
-
-def checked(value: dict[str, Any], max_body_bytes: int) -> Answer:
-    """A handler's ``execute-response`` as an answer.
+def checked(answer: Answer, max_body_bytes: int) -> Answer:
+    """A handler's answer, if it is one that HTTP allows, with header names in lower case.
 
     Raises:
         BadAnswer: a status outside 200..599, a header that RFC 9110 §5 does not allow, or a
             body above *max_body_bytes*.
     """
-    status, body = value["status"], value["body"]
-    if not 200 <= status <= 599:
-        raise BadAnswer(f"status {status}; a handler answers 200 to 599")
-    if body is not None and len(body) > max_body_bytes:
-        raise BadAnswer(f"a body of {len(body)} bytes; at most {max_body_bytes} are allowed")
-    headers = tuple((header["name"].lower(), header["value"]) for header in value["headers"])
-    for name, content in headers:
+    if not 200 <= answer.status <= 599:
+        raise BadAnswer(f"status {answer.status}; a handler answers 200 to 599")
+    if (size := len(answer.body or b"")) > max_body_bytes:
+        raise BadAnswer(f"a body of {size} bytes; at most {max_body_bytes} are allowed")
+    for name, value in answer.headers:
         if not _TOKEN.fullmatch(name):
             raise BadAnswer(f"header name {name!r:.80}")
-        if _FORBIDDEN.search(content):
-            raise BadAnswer(f"header {name} has a control character: {content!r:.80}")
-    return Answer(status, headers, body)
+        if _FORBIDDEN.search(value):
+            raise BadAnswer(f"header {name} has a control character: {value!r:.80}")
+    headers = tuple((name.lower(), value) for name, value in answer.headers)
+    return Answer(answer.status, headers, answer.body)
 
 
-def as_arguments(request: ExecuteRequest) -> dict[str, Any]:
-    """The ``execute-request`` of a call (protocol §5)."""
-    context, http = request.context, request.http
-    return {
-        "context": {
-            "request-id": context.request_id,
-            "tenant-id": context.tenant_id,
-            "extension-id": context.extension_id,
-            "install-id": context.install_id,
-            "version-id": context.version_id,
-        },
-        "http": {
-            "method": http.method,
-            "url": http.url,
-            "headers": [{"name": name, "value": value} for name, value in http.headers],
-            "body": http.body,
-        },
-    }
+class Plain:
+    """The world's own types: records, and bodies as lists of bytes."""
+
+    export = HANDLER
+    shape = (
+        "func({context: {request-id: option<string>, tenant-id: string, extension-id: string, "
+        "install-id: option<string>, version-id: option<string>}, "
+        "http: {method: string, url: string, headers: list<{name: string, value: string}>, "
+        "body: option<list<u8>>}}) "
+        "-> {status: u16, headers: list<{name: string, value: string}>, body: option<list<u8>>}"
+    )
+    max_body_bytes = MAX_PLAIN_BODY_BYTES
+
+    @staticmethod
+    def argument(request: ExecuteRequest) -> Any:
+        """The ``execute-request`` of a call (protocol §5)."""
+        context, http = request.context, request.http
+        return {
+            "context": {
+                "request-id": context.request_id,
+                "tenant-id": context.tenant_id,
+                "extension-id": context.extension_id,
+                "install-id": context.install_id,
+                "version-id": context.version_id,
+            },
+            "http": {
+                "method": http.method,
+                "url": http.url,
+                "headers": [{"name": name, "value": value} for name, value in http.headers],
+                "body": http.body,
+            },
+        }
+
+    @staticmethod
+    def answer(value: Any) -> Answer:
+        """An ``execute-response`` as an answer, not yet checked."""
+        headers = ((header["name"], header["value"]) for header in value["headers"])
+        return Answer(value["status"], tuple(headers), value["body"])
+
+
+class Carried:
+    """The carrier's types: tuples for records, and bodies as strings of Latin-1."""
+
+    export = carrier.NAME
+    shape = (
+        "func((("
+        "option<string>, string, string, option<string>, option<string>), "
+        "(string, string, list<(string, string)>, option<string>))) "
+        "-> (u16, list<(string, string)>, option<string>)"
+    )
+    max_body_bytes = MAX_BODY_BYTES
+
+    @staticmethod
+    def argument(request: ExecuteRequest) -> Any:
+        """The same request, in the order of the records' fields."""
+        context, http = request.context, request.http
+        body = None if http.body is None else http.body.decode("latin-1")
+        return (
+            (
+                context.request_id,
+                context.tenant_id,
+                context.extension_id,
+                context.install_id,
+                context.version_id,
+            ),
+            (http.method, http.url, http.headers, body),
+        )
+
+    @staticmethod
+    def answer(value: Any) -> Answer:
+        """The same response, likewise."""
+        status, headers, body = value
+        return Answer(status, tuple(headers), None if body is None else body.encode("latin-1"))
 
 
 class Guest:
@@ -122,22 +161,25 @@ class Guest:
     def __init__(self, engine: Engine, component: Component) -> None:
         self._engine = engine
         self._component = component
-        self._signature = self._handler_type()
+        self._way, self._signature = self._handler()
         try:
             self._linker = link(engine.wasmtime, component)
         except WasmtimeError as exc:
             raise NotRunnable(f"it cannot be linked: {exc}") from exc
-        self._export = component.get_export_index(HANDLER)
+        self._export = component.get_export_index(self._way.export)
 
-    def _handler_type(self) -> Signature:
+    def _handler(self) -> tuple[type[Plain | Carried], Signature]:
         exports = self._component.type.exports(self._engine.wasmtime)
-        ty = exports[HANDLER].ty if HANDLER in exports else None
-        if not isinstance(ty, FuncType):
-            names = ", ".join(exports) or "nothing"
+        types = {name: export.ty for name, export in exports.items()}
+        if not isinstance(handler := types.get(HANDLER), FuncType):
+            names = ", ".join(types) or "nothing"
             raise NotRunnable(f"it exports {names}; the world `runner` wants `{HANDLER}`")
-        if (found := _shape_of(ty)) != _WORLD:
-            raise NotRunnable(f"its `{HANDLER}` is {found}; the world `runner` has {_WORLD}")
-        return Signature(ty)
+        if (found := shape(handler)) != Plain.shape:
+            raise NotRunnable(f"its `{HANDLER}` is {found}; the world `runner` has {Plain.shape}")
+        carried = types.get(Carried.export)
+        if isinstance(carried, FuncType) and shape(carried) == Carried.shape:
+            return Carried, Signature(carried)
+        return Plain, Signature(handler)
 
     def answer(self, call: Call, max_body_bytes: int) -> Answer:
         """Make an instance, ask it, throw it away.
@@ -147,12 +189,13 @@ class Guest:
             BadAnswer: the guest's answer is no HTTP answer.
             WasmtimeError: it trapped; ``call.failure`` is set when a host function did it.
         """
-        check_size(call.request.http.body)
+        check_size(call.request.http.body, self._way.max_body_bytes)
         limits = call.request.limits
         store = self._engine.new_store(call.seconds_left, limits.memory_mb, limits.fuel)
         try:
             with self._engine.ticker.running(), Entered(call, store):
-                return checked(self._ask(call, store), max_body_bytes)
+                value = self._ask(call, store)
+                return checked(self._way.answer(value), max_body_bytes)
         except WasmtimeError:
             before = linear_memories()
             store.close()
@@ -161,18 +204,16 @@ class Guest:
         finally:
             store.close()
 
-    def _ask(self, call: Call, store: wasmtime.Store) -> dict[str, Any]:
+    def _ask(self, call: Call, store: wasmtime.Store) -> Any:
         with _timed(call, "instantiate"):
             instance = self._linker.instantiate(store, self._component)
         assert self._export is not None
         function = instance.get_func(store, self._export)
         assert function is not None
         with _timed(call, "run"):
-            return self._invoke(function._func, store, as_arguments(call.request))
+            return self._invoke(function._func, store, self._way.argument(call.request))
 
-    def _invoke(
-        self, function: Any, store: wasmtime.Store, request: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _invoke(self, function: Any, store: wasmtime.Store, request: Any) -> Any:
         cells = self._signature.encode_arguments([request])
         argument = ctypes.create_string_buffer(cells, CELL)
         result = ctypes.create_string_buffer(CELL)
@@ -188,8 +229,7 @@ class Guest:
             if error:
                 raise WasmtimeError._from_ptr(error)
             assert self._signature.result is not None
-            answer: dict[str, Any] = self._signature.result.decode(result.raw, 0, store)
-            return answer
+            return self._signature.result.decode(result.raw, 0, store)
         finally:
             free_cells(ctypes.addressof(argument), 1)
             free_cells(ctypes.addressof(result), 1)
@@ -207,14 +247,14 @@ def _timed(call: Call, phase: str) -> Iterator[None]:
         call.timings["host"] = round(call.host_seconds * 1000, 3)
 
 
-def check_size(body: bytes | None) -> None:
+def check_size(body: bytes | None, limit: int = MAX_BODY_BYTES) -> None:
     """Refuse a body that the engine cannot carry.
 
     Raises:
-        BodyTooLarge: it is above :data:`MAX_BODY_BYTES`.
+        BodyTooLarge: it is above *limit*.
     """
-    if body is not None and len(body) > MAX_BODY_BYTES:
+    if body is not None and len(body) > limit:
         raise BodyTooLarge(
-            f"a body of {len(body)} bytes; the engine carries {MAX_BODY_BYTES}",
-            detail=f"Send a body of at most {MAX_BODY_BYTES} bytes.",
+            f"a body of {len(body)} bytes; the engine carries {limit}",
+            detail=f"Send a body of at most {limit} bytes.",
         )

@@ -526,14 +526,18 @@ _NAMES: dict[type, str] = {kind: kind.__name__.lower() for kind in _NUMBERS}
 _SHAPES: dict[type, Callable[[Any], str]] = {
     wit.ListType: lambda ty: f"list<{shape(ty.element)}>",
     wit.OptionType: lambda ty: f"option<{shape(ty.payload)}>",
+    wit.TupleType: lambda ty: f"({', '.join(map(shape, ty.elements))})",
     wit.RecordType: lambda ty: (
         "{" + ", ".join(f"{name}: {shape(inner)}" for name, inner in ty.fields) + "}"
+    ),
+    wit.FuncType: lambda ty: (
+        f"func({', '.join(shape(inner) for _, inner in ty.params)}) -> {shape(ty.result)}"
     ),
 }
 
 
 def shape(ty: Any) -> str:
-    """A type of numbers, strings, lists, options and records as text, to compare it."""
+    """A function's or a value's type as text, to compare it."""
     describe = _SHAPES.get(type(ty))
     return describe(ty) if describe else _NAMES.get(type(ty), type(ty).__name__)
 

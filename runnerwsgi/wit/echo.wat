@@ -51,9 +51,12 @@
     (data (i32.const 64) "application/octet-stream")
     (global $top (mut i32) (i32.const 1024))
 
-    ;; realloc(old, old-size, align, new-size): take new-size bytes from the top of the heap.
-    (func $realloc (export "realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32)
+    ;; realloc(old, old-size, align, size): the same bytes in a block of another size. A
+    ;; smaller one stays where it is, a larger or a new one is taken from the top of the heap.
+    (func $realloc (export "realloc")
+      (param $old i32) (param $old-size i32) (param $align i32) (param $size i32) (result i32)
       (local $at i32) (local $short i32)
+      (if (i32.le_u (local.get $size) (local.get $old-size)) (then (return (local.get $old))))
       (local.set $at (i32.and
         (i32.add (global.get $top) (i32.sub (local.get $align) (i32.const 1)))
         (i32.sub (i32.const 0) (local.get $align))))
@@ -64,6 +67,7 @@
         (memory.size)))
       (if (i32.gt_s (local.get $short) (i32.const 0))
         (then (if (i32.eq (memory.grow (local.get $short)) (i32.const -1)) (then unreachable))))
+      (memory.copy (local.get $at) (local.get $old) (local.get $old-size))
       (local.get $at))
 
     ;; header(at, name, name-size, value, value-size): write one http-header record.

@@ -42,14 +42,16 @@ LIBC = """
   (core module $libc
     (memory (export "memory") 1)
     (global $top (mut i32) (i32.const 4096))
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+    (func (export "realloc") (param $old i32) (param $old-size i32) (param i32 i32) (result i32)
       (local $at i32)
+      (if (i32.le_u (local.get 3) (local.get $old-size)) (then (return (local.get $old))))
       (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
       (global.set $top (i32.add (local.get $at) (local.get 3)))
       (block $enough
         (br_if $enough (i32.le_u (global.get $top)
           (i32.mul (memory.size) (i32.const 65536))))
         (if (i32.eq (memory.grow (i32.const 64)) (i32.const -1)) (then unreachable)))
+      (memory.copy (local.get $at) (local.get $old) (local.get $old-size))
       (local.get $at)))
   (core instance $libc (instantiate $libc))
 """

@@ -101,7 +101,7 @@ def test_each_end_has_its_outcome(rig, component, limits, outcome, sign):
         (header_guest("", "1"), "header name"),
         (header_guest("x-a", "1\r\nset-cookie: a=b"), "control character"),
         (header_guest("x-a", "1\0"), "control character"),
-        (body_guest(0, 5_000_000), "out of bounds"),
+        (body_guest(0, 5_000_000), "out-of-bounds"),
     ],
     ids=[
         "a status below 200",
