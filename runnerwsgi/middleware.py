@@ -58,7 +58,7 @@ class RunnerMiddleware:
         self.gateway = gateway
         self.settings = settings = settings or Settings()
         self.installs = installs = installs or Installs.from_settings(settings)
-        identify = identify or access.identifier(settings)
+        self.identify = identify = identify or access.identifier(settings)
         assets = Assets(BundleStore.from_url(settings.bundle_store).root, settings.max_asset_bytes)
         functions = capabilities.functions(app, installs, settings, gateway.capabilities)
         self._assets = assets

@@ -22,6 +22,7 @@ from .command import Command, json_option, quiet_logs, wants_json
 from .plugins import hook_names
 
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
+_NAMING = ("RUNNER_BACKEND", "RUNNER_PLUGINS")
 _NONE: tuple[str, ...] = ()
 # Computed from RUNNER_HOME where they are not set.
 _DERIVED = ("RUNNER_HOME", "RUNNER_DATABASE_URL", "RUNNER_BUNDLE_STORE")
@@ -67,10 +68,10 @@ def plugins(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 
 def _uses(env: Mapping[str, str]) -> dict[str, str]:
-    """Which variable names which plugin."""
-    settings = Settings.from_env(env)
-    named = dict.fromkeys(settings.plugins, "RUNNER_PLUGINS")
-    return {settings.backend: "RUNNER_BACKEND", **named}
+    """Which variable names which plugin; whatever else is wrong in *env*."""
+    values = read((row for row in SETTINGS if row.name in _NAMING), env)
+    named = dict.fromkeys(values["RUNNER_PLUGINS"], "RUNNER_PLUGINS")
+    return {values["RUNNER_BACKEND"]: "RUNNER_BACKEND", **named}
 
 
 def _plugin(point: EntryPoint, uses: Mapping[str, str], asked: Iterable[str]) -> Plugin:
@@ -187,9 +188,9 @@ def faults_of(env: Mapping[str, str], rows: Iterable[Value] = ()) -> list[str]:
 
 def plugin_tables() -> Iterator[tuple[Setting, ...]]:
     """The tables of the plugins in use, which a plugin's module has under the name `SETTINGS`."""
-    with suppress(ConfigurationError):
-        found = discovery.installed()
-        for point in (point for name in _uses(os.environ) for point in found.get(name, ())):
-            with suppress(ImportError):
-                table = getattr(import_module(point.module), "SETTINGS", ())
-                yield tuple(row for row in table if isinstance(row, Setting))
+    found = discovery.installed()
+    for point in (point for name in _uses(os.environ) for point in found.get(name, ())):
+        # Why one cannot be imported is told where it is loaded.
+        with suppress(Exception):
+            table = getattr(import_module(point.module), "SETTINGS", ())
+            yield tuple(row for row in table if isinstance(row, Setting))

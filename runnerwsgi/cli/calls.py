@@ -25,37 +25,56 @@ from runnerwsgi.settings import Settings
 
 from . import output
 from .command import Command, json_option, quiet_logs, wants_json
-from .installs import find, gateway_of, installs_of, tenant_option
+from .installs import find, gateway_of, installs_of, not_granted, tenant_option
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+    from runnerwsgi.errors import RunnerError
     from runnerwsgi.protocol import ExecuteRequest
 
 _PROBLEM = "application/problem+json"
 _TEXT_TYPES = ("text/", "application/json", "application/problem+json", "application/xml")
 
 
-class Observer:
-    """Sees what a browser never does: the backend's whole answer, or why there is none."""
+class Observer(logging.Handler):
+    """Sees what a browser never does: the backend's whole answer, and why a call was refused.
+
+    It is a plugin beside the backend, and the one handler of the library's log records.
+    """
 
     name = "command-line"
 
     def __init__(self) -> None:
+        super().__init__(logging.INFO)
         self.response: ExecuteResponse | None = None
-        self.error: Exception | None = None
+        self.refusal: RunnerError | None = None
 
     @hookimpl(wrapper=True)
     def runner_execute(
         self, request: ExecuteRequest
     ) -> Generator[None, ExecuteResponse, ExecuteResponse]:
-        """Keep the answer of a call, or its exception, and pass it on."""
-        try:
-            self.response = yield
-        except Exception as exc:
-            self.error = exc
-            raise
+        """Keep the answer of a call, and pass it on."""
+        self.response = yield
         return self.response
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the error that the middleware answered with."""
+        if isinstance(record.args, tuple) and record.args[:1] == ("refused",):
+            self.refusal = dict(record.args[1])["error"]  # type: ignore[call-overload]
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep the library's records off the terminal: the command prints what they say."""
+        logger = logging.getLogger("runnerwsgi")
+        before = logger.handlers[:], logger.propagate, logger.level
+        logger.handlers, logger.propagate = [self], False
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.handlers, logger.propagate = before[:2]
+            logger.setLevel(before[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +88,7 @@ class Answer:
     @property
     def content_type(self) -> str:
         """The media type, without parameters."""
-        found = dict(self.headers).get("Content-Type") or dict(self.headers).get("content-type", "")
+        found = next((value for name, value in self.headers if name.lower() == "content-type"), "")
         return found.partition(";")[0].strip()
 
 
@@ -146,8 +165,8 @@ def execute(
     principal = Principal(
         tenant, user or None, frozenset(roles), user_name=user, credential="bearer"
     )
-    with held_back_logs(), installs_of(settings) as known:
-        find(known, tenant, extension)
+    with observer.listening(), installs_of(settings) as known:
+        install = find(known, tenant, extension)
         with gateway_of(settings, observer) as gateway:
             middleware = RunnerMiddleware(
                 _nothing, gateway, identify=lambda _: principal, installs=known, settings=settings
@@ -155,7 +174,10 @@ def execute(
             address = f"{settings.execute_mount}/{extension}{path}"
             answer = call(middleware, address, method.upper(), headers, data)
     (_print_json if wants_json() else _print)(answer, observer)
-    if answer.status >= 500 or observer.response is None:
+    if answer.status >= 500:
+        for concern in not_granted(install):
+            output.warn(concern)
+    if answer.status >= 500 or observer.refusal is not None:
         ctx.exit(1)
 
 
@@ -183,18 +205,6 @@ def call(
     return Answer(int(status.split()[0]), list(found), b"".join(body))
 
 
-@contextmanager
-def held_back_logs() -> Iterator[None]:
-    """Keep the library's records off the terminal: the command prints what they say."""
-    logger = logging.getLogger("runnerwsgi")
-    before = logger.handlers[:], logger.propagate
-    logger.handlers, logger.propagate = [logging.NullHandler()], False
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = before
-
-
 def _print(answer: Answer, observer: Observer) -> None:
     output.say(f"{answer.status} {_phrase(answer.status)}")
     for name, value in answer.headers:
@@ -203,8 +213,8 @@ def _print(answer: Answer, observer: Observer) -> None:
     _print_body(answer)
     if observer.response is not None:
         _print_inside(observer.response)
-    if reason := _reason(observer):
-        output.fault(output.visible(reason))
+    if observer.refusal is not None:
+        _print_refusal(observer.refusal)
 
 
 def _phrase(status: int) -> str:
@@ -215,8 +225,8 @@ def _phrase(status: int) -> str:
 
 
 def _print_body(answer: Answer) -> None:
-    if not answer.body:
-        return
+    if not answer.body or answer.content_type == _PROBLEM:
+        return  # what a problem says is told in the last line
     text = _text(answer)
     if text is None:
         output.say(f"({output.size(len(answer.body))} of {answer.content_type})")
@@ -243,14 +253,12 @@ def _print_inside(response: ExecuteResponse) -> None:
         output.say(f"time       {' · '.join(spent)}")
 
 
-def _reason(observer: Observer) -> str | None:
-    """Why the extension did not answer, as its author needs it."""
-    if observer.error is not None:
-        return str(observer.error)
-    if observer.response is not None and observer.response.outcome != "ok":
-        response = observer.response
-        return f"{response.outcome}: {response.error or 'no reason was given'}"
-    return None
+def _print_refusal(refusal: RunnerError) -> None:
+    """One line on stderr; a trap's backtrace, which only the author can read, before it."""
+    *before, last = output.visible(str(refusal)).strip().splitlines()
+    for line in before:
+        output.say(f"trap       {line.strip()}")
+    output.fault(f"{refusal.title}: {last.strip()} (status {refusal.status}, {refusal.code})")
 
 
 def _print_json(answer: Answer, observer: Observer) -> None:
@@ -266,7 +274,7 @@ def _print_json(answer: Answer, observer: Observer) -> None:
             "headers": [[name.lower(), value] for name, value in answer.headers],
             **body,
             "outcome": response and response.outcome,
-            "error": _reason(observer),
+            "error": observer.refusal and str(observer.refusal),
             "logs": [
                 {"level": line.level, "message": line.message}
                 for line in (response.logs if response else ())

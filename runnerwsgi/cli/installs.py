@@ -323,10 +323,7 @@ def _secrets(
 
 def _concerns(done: Install, has_secrets: bool, settings: Settings) -> Iterator[str]:
     """What the one who installs should know."""
-    for asked in done.manifest.capabilities:
-        if asked not in done.grants:
-            meaning = MEANINGS.get(asked, "use what a plugin provides")
-            yield f"{asked} is not granted: it cannot {meaning}. Grant it with --grant {asked}."
+    yield from not_granted(done)
     for grant in done.grants:
         if grant not in (*DEFAULT_GRANTS, *done.manifest.capabilities):
             yield f"{grant} is granted, but {done.extension_id} does not ask for it."
@@ -342,6 +339,17 @@ def _concerns(done: Install, has_secrets: bool, settings: Settings) -> Iterator[
     for entry in map(parse_egress_entry, done.egress):
         if not any(_covers(upper, entry) for upper in allowed):
             yield f"{entry} is above RUNNER_EGRESS_ALLOW and stays closed: add it there."
+
+
+def not_granted(done: Install) -> Iterator[str]:
+    """What the extension asks for and did not get, and how to grant it."""
+    for asked in done.manifest.capabilities:
+        if asked not in done.grants:
+            meaning = MEANINGS.get(asked, "use what a plugin provides")
+            yield (
+                f"{asked} is not granted: {done.extension_id} cannot {meaning}. Install it with "
+                f"--grant {asked}."
+            )
 
 
 def _covers(upper: EgressEntry, entry: EgressEntry) -> bool:

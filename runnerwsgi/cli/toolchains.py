@@ -164,7 +164,8 @@ class JavaScript:
             "newer with npm; they are not on the PATH: install Node.js.",
         )
         self.tell(f"Installing {COMPONENTIZE_JS} with npm into {self.home} (once) …")
-        self.home.parent.mkdir(parents=True, exist_ok=True)
+        self.home.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.home.parent, prefix=".unfinished-") as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
