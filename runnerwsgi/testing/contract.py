@@ -12,21 +12,21 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from runnerwsgi import hookspecs
-from runnerwsgi.errors import ConfigurationError, RunnerError
+from runnerwsgi.errors import BadRunnerResponse, ConfigurationError, RunnerError
 from runnerwsgi.gateway import Gateway
+from runnerwsgi.headers import is_token, is_value
 from runnerwsgi.protocol import (
     Bundle,
     ExecuteRequest,
     ExecuteResponse,
     Health,
     LogLine,
-    Outcome,
     UiAsset,
     WarmUp,
 )
@@ -34,8 +34,6 @@ from runnerwsgi.protocol import (
 THREADS = 4
 BODIES = (b"", b"plain", bytes(range(256)), "Grüße 🎉".encode(), b"\r\n\x00" * 1000)
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a field name (RFC 9110 §5.6.2)
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # never in a field value (RFC 9110 §5.5)
 _VISIBLE = re.compile(r"[!-~]+")
 
 
@@ -138,8 +136,7 @@ class BackendContract:
 
     def test_it_executes(self, gateway: Gateway) -> None:
         """The sample request is answered with outcome ``ok`` and status 200."""
-        response = gateway.execute(self.sample_request())
-        check_response(response)
+        response = _answer(gateway, self.sample_request())
         assert response.outcome == "ok", (
             f"sample_request() ended as {response.outcome}: {response.error}. "
             "Give a request that the handler answers."
@@ -156,8 +153,7 @@ class BackendContract:
     )
     def test_bytes_come_back_unharmed(self, gateway: Gateway, body: bytes) -> None:
         """A body is bytes, in and out: no text decoding, no line-end or base64 residue."""
-        response = gateway.execute(self._echo(body))
-        check_response(response)
+        response = _answer(gateway, self._echo(body))
         assert (response.body or b"") == body, (
             f"{_short(body)} went in and {_short(response.body or b'')} came back. "
             "Pass request.http.body on as the bytes it is."
@@ -171,12 +167,11 @@ class BackendContract:
 
         def call(request: ExecuteRequest) -> ExecuteResponse:
             start.wait(timeout=10)
-            return gateway.execute(request)
+            return _answer(gateway, request)
 
         with ThreadPoolExecutor(THREADS) as pool:
             responses = list(pool.map(call, requests))
         for body, request, response in zip(bodies, requests, responses, strict=True):
-            check_response(response)
             assert response.outcome == "ok", f"called by {THREADS} threads: {response.error}"
             assert request.http.body != body or response.body == body, (
                 f"the call with {_short(body)} got {_short(response.body or b'')}: "
@@ -311,44 +306,17 @@ class BackendContract:
 
 
 def check_response(response: ExecuteResponse) -> None:
-    """Assert that every part of an answer has the type and the range that the protocol says.
-
-    Example::
-
-        check_response(backend.runner_execute(request=request))
-    """
-    assert response.outcome in get_args(Outcome), (
-        f"outcome {response.outcome!r}; use one of {', '.join(get_args(Outcome))}."
-    )
+    """Assert that an answer is one that can be sent; its types are the gateway's to check."""
     if response.outcome != "ok":
-        assert response.error is None or isinstance(response.error, str), (
-            f"error must be a text for the log, found {type(response.error).__name__}."
-        )
         return
-    assert response.status in range(200, 600), (
-        f"status {response.status!r}; use an int from 200 to 599."
-    )
-    assert response.body is None or type(response.body) is bytes, (
-        f"body is {type(response.body).__name__}; use bytes, or None for no body."
-    )
-    assert isinstance(response.headers, tuple), (
-        f"headers is {type(response.headers).__name__}; use a tuple of (name, value) pairs."
-    )
-    for pair in response.headers:
-        _check_header(pair)
+    assert 200 <= response.status <= 599, f"status {response.status}; use an int from 200 to 599."
+    for name, value in response.headers:
+        assert is_token(name), f"header name {name!r} is not a token (RFC 9110 §5.1)."
+        assert is_value(value), f"header {name} has a control character: {value!r}."
     for line in response.logs:
         assert isinstance(line, LogLine), f"logs holds {line!r}; use LogLine(level, message)."
     for phase, ms in response.timings.items():
         assert ms >= 0, f"timing {phase} is {ms!r}; use milliseconds."
-
-
-def _check_header(pair: object) -> None:
-    match pair:
-        case (str(name), str(value)):
-            assert _TOKEN.fullmatch(name), f"header name {name!r} is not a token (RFC 9110 §5.1)."
-            assert not _CONTROL.search(value), f"header {name} has a control character: {value!r}."
-        case _:
-            pytest.fail(f"headers holds {pair!r}; use pairs of two texts: (name, value).")
 
 
 def _hook_names(backend: object) -> list[str]:
@@ -358,6 +326,16 @@ def _hook_names(backend: object) -> list[str]:
         for name, value in inspect.getmembers(backend, callable)
         if name.startswith("runner_") or hasattr(value, "runnerwsgi_impl")
     ]
+
+
+def _answer(gateway: Gateway, request: ExecuteRequest) -> ExecuteResponse:
+    """What comes out of a gateway, which has looked at the types of it."""
+    try:
+        response = gateway.execute(request)
+    except BadRunnerResponse as exc:
+        pytest.fail(f"{exc}. See runnerwsgi.protocol.ExecuteResponse for what belongs there.")
+    check_response(response)
+    return response
 
 
 def _execute(backend: Any, request: ExecuteRequest) -> ExecuteResponse | RunnerError:
