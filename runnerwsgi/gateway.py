@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
@@ -18,7 +18,7 @@ from .errors import (
     RunnerError,
 )
 from .protocol import OUTCOMES, Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
-from .settings import Settings, warn_of_unknown
+from .settings import SETTINGS, Settings, read, warn_of_unknown
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -87,8 +87,22 @@ class Gateway:
         Raises:
             ConfigurationError: with every fault of settings and plugins, told together.
         """
-        env = os.environ if env is None else env
-        return cls.load(Settings.from_env(env), env)
+        return cls.configure(os.environ if env is None else env)[1]
+
+    @classmethod
+    def configure(cls, env: Mapping[str, str]) -> tuple[Settings, Self]:
+        """The settings and the gateway of an environment.
+
+        Raises:
+            ConfigurationError: with every fault of settings and plugins, told together.
+        """
+        try:
+            settings = Settings.from_env(env)
+        except ConfigurationError as exc:
+            _, more = _load_plugins(_named(env), env)
+            # A plugin that reads the same variable finds the same fault.
+            raise ConfigurationError(faults=tuple(dict.fromkeys((*exc.faults, *more)))) from None
+        return settings, cls.load(settings, env)
 
     @classmethod
     def load(cls, settings: Settings, env: Mapping[str, str], *plugins: object) -> Self:
@@ -105,13 +119,7 @@ class Gateway:
         warn_of_unknown(env, discovery.installed())
         named = [("RUNNER_BACKEND", settings.backend)]
         named += [("RUNNER_PLUGINS", name) for name in settings.plugins]
-        loaded: list[Any] = []
-        faults: list[str] = []
-        for variable, name in named:
-            try:
-                loaded.append(discovery.load(name, env, variable=variable))
-            except ConfigurationError as exc:
-                faults += exc.faults
+        loaded, faults = _load_plugins(named, env)
         if faults:
             raise ConfigurationError(faults=tuple(faults))
         return cls(*loaded, *plugins, name=settings.backend)
@@ -295,6 +303,28 @@ class Gateway:
             culprit = owners.get(step.tb_frame.f_code, culprit)
             step = step.tb_next
         return culprit
+
+
+def _named(env: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The plugins that an environment names, however wrong the rest of it is."""
+    rows = [row for row in SETTINGS if row.name in ("RUNNER_BACKEND", "RUNNER_PLUGINS")]
+    values = read(rows, env)
+    backend, plugins = values["RUNNER_BACKEND"], values["RUNNER_PLUGINS"]
+    return [("RUNNER_BACKEND", backend), *(("RUNNER_PLUGINS", name) for name in plugins)]
+
+
+def _load_plugins(
+    named: Iterable[tuple[str, str]], env: Mapping[str, str]
+) -> tuple[list[Any], list[str]]:
+    """The plugin objects by (variable, name), and what kept others from loading."""
+    loaded: list[Any] = []
+    faults: list[str] = []
+    for variable, name in named:
+        try:
+            loaded.append(discovery.load(name, env, variable=variable))
+        except ConfigurationError as exc:
+            faults += exc.faults
+    return loaded, faults
 
 
 def _fault(response: ExecuteResponse) -> str | None:

@@ -80,8 +80,8 @@ class RunnerMiddleware:
             ConfigurationError: with every fault of the environment, told together.
         """
         env = os.environ if env is None else env
-        settings = Settings.from_env(env)
-        return cls(app, Gateway.load(settings, env), identify=identify, settings=settings)
+        settings, gateway = Gateway.configure(env)
+        return cls(app, gateway, identify=identify, settings=settings)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request of ours, hand every other one to the application (PEP 3333)."""

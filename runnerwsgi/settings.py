@@ -375,11 +375,21 @@ class Settings:
         Raises:
             ConfigurationError: with every fault, each naming its variable.
         """
-        values = read(SETTINGS, env)
+        values, faults = _read(SETTINGS, env)
         given = {row.field: values[row.name] for row in SETTINGS if values[row.name] is not None}
-        settings = cls(**given)
-        if settings.service_token_file and not settings.service_token:
-            object.__setattr__(settings, "service_token", _read_token(settings.service_token_file))
+        more: list[str] = []
+        try:
+            if "service_token_file" in given and "service_token" not in given:
+                given["service_token"] = _read_token(given["service_token_file"])
+        except ConfigurationError as exc:
+            more += exc.faults
+        try:
+            settings = cls(**given)
+        except ConfigurationError as exc:
+            # A variable that is refused already contradicts nothing.
+            more += [fault for fault in exc.faults if not any(name in fault for name in faults)]
+        if faults or more:
+            raise ConfigurationError(faults=(*faults.values(), *more))
         return settings
 
 
@@ -402,20 +412,28 @@ def read(table: Iterable[Setting], env: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ConfigurationError: with every fault of the table, each naming its variable.
     """
+    values, faults = _read(table, env)
+    if faults:
+        raise ConfigurationError(faults=tuple(faults.values()))
+    return values
+
+
+def _read(
+    table: Iterable[Setting], env: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of a table's variables, None for a faulty one; and the faults, by variable."""
     from environs import EnvValidationError
 
     rows = tuple(table)
     reader = _reader(env)
-    faults = [fault for row in rows for fault in _settle_alias(row, env)]
     values = {row.name: reader.setting(_present(row, env), row.default, row=row) for row in rows}
+    faults = {row.name: fault for row in rows if (fault := _settle_alias(row, env))}
     try:
         reader.seal()
     except EnvValidationError as exc:
-        told = cast("dict[str, list[str]]", exc.error_messages)
-        faults += [message for messages in told.values() for message in messages]
-    if faults:
-        raise ConfigurationError(faults=tuple(faults))
-    return values
+        found = cast("Mapping[str, list[str]]", exc.error_messages)
+        faults |= {name: " ".join(messages) for name, messages in found.items()}
+    return values, faults
 
 
 def _reader(env: Mapping[str, str]) -> Any:
@@ -447,13 +465,15 @@ def _present(row: Setting, env: Mapping[str, str]) -> str:
     return next((name for name in (row.name, *row.aliases) if env.get(name)), row.name)
 
 
-def _settle_alias(row: Setting, env: Mapping[str, str]) -> Iterable[str]:
+def _settle_alias(row: Setting, env: Mapping[str, str]) -> str | None:
+    """Warn of a variable's older name; the fault, where both are set and differ."""
     for alias in row.aliases:
         if not env.get(alias):
             continue
         log.warning("%s is an older name: set %s instead.", alias, row.name)
         if env.get(row.name) and env[row.name] != env[alias]:
-            yield f"{row.name} and its older name {alias} differ: unset {alias}."
+            return f"{row.name} and its older name {alias} differ: unset {alias}."
+    return None
 
 
 def _read_token(file: Path) -> Secret:
