@@ -42,6 +42,15 @@ def pack_files(folder, files=FILES):
     return pack(folder)
 
 
+def write_plugin(folder, name, source, plugin=None):
+    """A distribution of one plugin, as an installer would leave it."""
+    (folder / f"{name}.py").write_text(source)
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[runnerwsgi]\n{plugin or name} = {name}:plugin\n")
+
+
 class Recorder:
     """A backend that keeps what it was asked for, and answers as `answer` says."""
 

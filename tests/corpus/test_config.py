@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from corpus.cases import due
-from support import EXTENSION, Site, host_app, make_environ
+from support import EXTENSION, Site, host_app, make_environ, write_plugin
 
 from runnerwsgi import RunnerMiddleware, Settings, hookimpl
 from runnerwsgi.capabilities import Call
@@ -24,15 +24,6 @@ class Authorizer:
     @hookimpl
     def runner_authorize(self, principal, install, method, path):
         return self.answer
-
-
-def write_plugin(folder, name, source):
-    """A distribution of one plugin, as an installer would leave it."""
-    (folder / f"{name}.py").write_text(source)
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[runnerwsgi]\n{name} = {name}:plugin\n")
 
 
 class Start:
