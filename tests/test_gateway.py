@@ -1,0 +1,255 @@
+"""The façade: what a plugin must be, and whose fault it was."""
+
+import pytest
+
+from runnerwsgi import (
+    ExecuteRequest,
+    ExecuteResponse,
+    Gateway,
+    Health,
+    Principal,
+    UiAsset,
+    hookimpl,
+)
+from runnerwsgi.errors import (
+    BadRunnerResponse,
+    ConfigurationError,
+    Forbidden,
+    GuestTrap,
+    IdentityUnavailable,
+)
+from runnerwsgi.protocol import Bundle, Context, HttpRequest, Limits, WarmUp
+
+HASH = "sha256:" + "0" * 64
+REQUEST = ExecuteRequest(Context("t", "e", HASH), HttpRequest("GET", "/"), Limits(1000))
+ASSET = UiAsset("t", "e", HASH, "index.html")
+
+
+class Backend:
+    """A backend that answers what it was made with; an exception is raised."""
+
+    def __init__(self, response=None, url="https://cdn.test/x", health=None):
+        self.answers = {
+            "execute": response or ExecuteResponse(200),
+            "url": url,
+            "health": health or Health("ok"),
+        }
+
+    def answer(self, name):
+        value = self.answers[name]
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    @hookimpl
+    def runner_execute(self, request):
+        return self.answer("execute")
+
+    @hookimpl
+    def runner_resolve_ui_url(self, asset):
+        return self.answer("url")
+
+    @hookimpl
+    def runner_health(self):
+        return self.answer("health")
+
+
+class Observer:
+    def __init__(self, name="observer"):
+        self.name = name
+        self.seen = []
+
+    @hookimpl(wrapper=True)
+    def runner_execute(self, request):
+        response = yield
+        self.seen.append((self.name, response.status))
+        return response
+
+
+def make(**methods):
+    """A plugin object with these hooks."""
+    return type("Extra", (), {name: hookimpl(method) for name, method in methods.items()})()
+
+
+def refuses(match, *plugins, **more):
+    with pytest.raises(ConfigurationError, match=match):
+        Gateway(*plugins, **more)
+
+
+def test_a_backend_is_asked_through_typed_methods():
+    with Gateway(Backend()) as gateway:
+        assert gateway.execute(REQUEST) == ExecuteResponse(200)
+        assert gateway.resolve_ui_url(ASSET) == "https://cdn.test/x"
+        assert gateway.health() == Health("ok")
+        assert gateway.warm_up(Bundle("t", "e", HASH)) == WarmUp(compiled=False, ms=0)
+        assert gateway.backend_name == "backend"
+
+
+def test_observers_wrap_the_backend_in_the_order_they_are_named():
+    first, second = Observer("first"), Observer("second")
+    first.seen = second.seen
+    gateway = Gateway(Backend(), first, second, name="mine")
+    gateway.execute(REQUEST)
+    assert gateway.plugin_names == ("mine", "first", "second")
+    assert sorted(first.seen) == [("first", 200), ("second", 200)]
+
+
+def test_a_class_is_no_plugin():
+    refuses(r"Backend is a class; pass an instance: Backend\(\)", Backend)
+    refuses("Observer is a class", Backend(), Observer)
+
+
+def test_a_misspelt_hook_is_told():
+    refuses("runner_excute", Backend(), make(runner_excute=lambda self, request: None))
+
+
+def test_a_misspelt_argument_is_told():
+    refuses("req", Backend(), make(runner_authorize=lambda self, req: True))
+
+
+def test_a_required_hook_that_is_missing_is_told():
+    refuses("does not implement runner_execute", make(runner_health=lambda self: Health("ok")))
+
+
+def test_a_second_backend_is_no_observer():
+    refuses("beside the backend", Backend(), make(runner_health=lambda self: Health("ok")))
+
+
+def test_one_plugin_twice_is_told():
+    observer = Observer()
+    refuses("observer", Backend(), observer, observer)
+
+
+def test_two_providers_of_one_function_are_told():
+    def provider(name):
+        plugin = make(runner_capabilities=lambda self: {"clients": {"get-client": print}})
+        plugin.name = name
+        return plugin
+
+    refuses(r"clients\.get-client", Backend(), provider("one"), provider("two"))
+    gateway = Gateway(Backend(), provider("one"))
+    assert gateway.capabilities == {"clients": {"get-client": print}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        pytest.param({"status": 200}, "returned dict; expected ExecuteResponse", id="a dict"),
+        pytest.param(ExecuteResponse("200"), "status of type str", id="a status of text"),
+        pytest.param(ExecuteResponse(200, body="x"), "body of type str", id="a body of text"),
+        pytest.param(
+            ExecuteResponse(200, {"a": "b"}), "headers of type dict", id="a dict of headers"
+        ),
+        pytest.param(ExecuteResponse(200, (("a", 1),)), "two texts", id="a number header"),
+        pytest.param(ExecuteResponse(200, outcome="fine"), "use one of ok", id="an odd outcome"),
+        pytest.param(ZeroDivisionError("x"), "runner_execute raised ZeroDivision", id="it raises"),
+    ],
+)
+def test_a_backends_mistake_is_a_bad_answer_that_names_it(answer, told):
+    with pytest.raises(BadRunnerResponse, match="mine: ") as caught:
+        Gateway(Backend(answer), name="mine").execute(REQUEST)
+    assert told in str(caught.value)
+    assert "mine" not in caught.value.detail
+
+
+def test_a_url_that_is_none_is_a_bad_answer():
+    with pytest.raises(BadRunnerResponse, match="returned bytes; expected str"):
+        Gateway(Backend(url=b"https://x")).resolve_ui_url(ASSET)
+
+
+def test_an_error_of_ours_is_passed_on_as_it_is():
+    error = GuestTrap("unreachable")
+    with pytest.raises(GuestTrap) as caught:
+        Gateway(Backend(error)).execute(REQUEST)
+    assert caught.value is error
+
+
+def test_the_observer_that_raised_is_the_culprit():
+    class Faulty:
+        name = "faulty"
+
+        @hookimpl(wrapper=True)
+        def runner_execute(self, request):
+            yield
+            raise KeyError("x")
+
+    with pytest.raises(BadRunnerResponse, match="faulty: runner_execute raised KeyError"):
+        Gateway(Backend(), Observer(), Faulty()).execute(REQUEST)
+
+
+@pytest.mark.parametrize("health", [RuntimeError("disk gone"), "fine"], ids=["raises", "a text"])
+def test_a_health_hook_that_fails_is_an_answer_itself(health):
+    found = Gateway(Backend(health=health)).health()
+    assert found.status == "unavailable"
+    assert "runner_health" in found.checks["backend"]
+
+
+def authorizing(*answers):
+    def answering(answer):
+        def authorize(self, principal, install, method, path):
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        plugin = make(runner_authorize=authorize)
+        plugin.name = f"says-{answer!r}"
+        return plugin
+
+    gateway = Gateway(Backend(), *map(answering, answers))
+    gateway.authorize(Principal("t", "u"), None, "GET", "/")
+
+
+@pytest.mark.parametrize("answers", [(), (True,), (None,), (None, True)], ids=str)
+def test_no_objection_is_none(answers):
+    authorizing(*answers)
+
+
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        ((False,), Forbidden),
+        ((True, False), Forbidden),
+        ((False, True), Forbidden),
+        ((None, False), Forbidden),
+        ((True, RuntimeError("x")), IdentityUnavailable),
+        ((0,), IdentityUnavailable),
+        (("no",), IdentityUnavailable),
+    ],
+    ids=str,
+)
+def test_one_denial_denies_and_doubt_lets_nobody_in(answers, error):
+    with pytest.raises(error):
+        authorizing(*answers)
+
+
+def test_metadata_is_told_by_plugin():
+    plugin = make(runner_metadata=lambda self: {"version": "1"})
+    plugin.name = "versioned"
+    assert Gateway(Backend(), plugin).metadata() == {"versioned": {"version": "1"}}
+
+
+def test_closing_twice_closes_once():
+    closed = []
+    gateway = Gateway(Backend(), make(runner_close=lambda self: closed.append(1)))
+    gateway.close()
+    gateway.close()
+    assert closed == [1]
+
+
+def test_a_public_url_needs_a_middleware():
+    with pytest.raises(ConfigurationError, match="RunnerMiddleware"):
+        Gateway(Backend()).ui_url("acme.hello")
+
+
+def test_every_fault_of_an_environment_is_told_at_once():
+    env = {"RUNNER_TIMEOUT_MS": "x", "RUNNER_BACKEND": "no-such", "RUNNER_PLUGINS": "nor-such"}
+    with pytest.raises(ConfigurationError) as caught:
+        Gateway.from_env(env)
+    told = ["RUNNER_TIMEOUT_MS", "RUNNER_BACKEND=no-such", "RUNNER_PLUGINS=nor-such"]
+    assert [fault[: len(t)] for fault, t in zip(caught.value.faults, told, strict=True)] == told
+
+
+def test_an_unknown_variable_is_warned_about(caplog, tmp_path):
+    env = {"RUNNER_BACKEND": "wasm", "RUNNER_HOME": str(tmp_path), "RUNNER_TIMEOUTMS": "1"}
+    Gateway.from_env(env).close()
+    assert "Did you mean RUNNER_TIMEOUT_MS?" in caplog.text
