@@ -116,4 +116,7 @@ def fail(ctx: click.Context, exc: Exception) -> Any:
 
 def quiet_logs() -> None:
     """Keep the library's records below `error` off the terminal: the command tells them itself."""
-    logging.getLogger("runnerwsgi").setLevel(logging.ERROR)
+    logger = logging.getLogger("runnerwsgi")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    click.get_current_context().call_on_close(lambda: logger.setLevel(before))

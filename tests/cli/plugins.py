@@ -1,0 +1,51 @@
+"""Plugins of the tests' own, installed as pip would: a module and its entry point."""
+
+PLUGINS = '''
+import click
+from runnerwsgi import Health, hookimpl
+
+
+class Greeter:
+    @hookimpl
+    def runner_register_commands(self, group):
+        @group.command("hi")
+        def hi():
+            """Say hi."""
+            click.echo("hi from the greeter")
+
+
+class Dead:
+    @hookimpl
+    def runner_execute(self, request): ...
+
+    @hookimpl
+    def runner_resolve_ui_url(self, asset): ...
+
+    @hookimpl
+    def runner_health(self):
+        return Health("unavailable", {"engine": "gone"})
+
+
+def greeter(env):
+    return Greeter()
+
+
+def dead(env):
+    return Dead()
+'''
+ENTRY_POINTS = """[runnerwsgi]
+greeter = plugins_of_the_tests:greeter
+dead = plugins_of_the_tests:dead
+broken = no_such_module:plugin
+"""
+METADATA = "Metadata-Version: 2.1\nName: plugins-of-the-tests\nVersion: 1.2.3\n"
+
+
+def install(site):
+    """Put the plugins into *site*, a folder that will be on the Python path."""
+    described = site / "plugins_of_the_tests-1.2.3.dist-info"
+    described.mkdir(parents=True)
+    (described / "METADATA").write_text(METADATA)
+    (described / "entry_points.txt").write_text(ENTRY_POINTS)
+    (site / "plugins_of_the_tests.py").write_text(PLUGINS)
+    return str(site)
