@@ -1,48 +1,21 @@
-"""The Flask example with the demo's extension behind a real server, and a real Chromium."""
+"""A served shop, and a real Chromium to look at it."""
 
 import os
-import re
-import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from browser.pages import MANAGER, open_panel, sign_in
+from browser.shop import serving
 
 VIEWPORT = {"width": 1280, "height": 900}
-ROOT = Path(__file__).parents[2]
 ARGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
 
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory):
-    """The shop's address. The extension is built and installed as a user does it."""
-    home = tmp_path_factory.mktemp("home")
-    env = {**os.environ, "RUNNER_BACKEND": "wasm", "RUNNER_HOME": str(home)}
-    notes = shutil.copytree(ROOT / "examples/extensions/notes-panel", home / "notes-panel")
-    install = [Path(sys.executable).with_name("runnerwsgi"), "install", notes, "--yes"]
-    subprocess.run([*install, "--config", "greeting=Welcome back"], env=env, check=True)
-    serve = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "app:application"]
-    log = home / "server.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(serve, env=env, cwd=ROOT / "examples/flask_app", stderr=out)
-    try:
-        yield address(server, log)
-    finally:
-        server.terminate()
-        server.wait(timeout=10)
-
-
-def address(server, log):
-    """Where the server says that it serves."""
-    while server.poll() is None:
-        if found := re.search(r"Serving on (http://\S+)", log.read_text()):
-            return found[1]
-        time.sleep(0.1)
-    pytest.fail(f"The server did not start:\n{log.read_text()}")
+    """The shop's address."""
+    with serving(tmp_path_factory.mktemp("home")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

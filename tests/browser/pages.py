@@ -45,3 +45,12 @@ def ui_url(page, name=None):
     """The address of the extension's page, or of the file *name* beside it."""
     url = page.locator("runner-extension iframe").get_attribute("src")
     return re.sub(r"index\.html.*", name, url) if name else url
+
+
+def wait_until(page, condition):
+    """Wait for what *condition* says. Playwright's own polling needs eval, which pages forbid."""
+    for _ in range(100):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("It did not come true within five seconds.")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from browser.pages import add_note, open_panel, panel, thrown
+from browser.pages import add_note, open_panel, panel, thrown, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -122,7 +122,7 @@ def test_the_host_hears_where_a_page_wants_to_go_and_decides(page, frame):
     )
     for path in ("//example.com", "javascript:alert(1)", "/orders"):
         frame.evaluate("(path) => runner.navigate(path)", path)
-    page.wait_for_function("window.asked")
+    wait_until(page, lambda: page.evaluate("window.asked"))
     assert page.evaluate("asked") == ["demo.notes/orders"]
     assert page.url.endswith("/")
 

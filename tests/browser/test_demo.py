@@ -2,7 +2,7 @@
 
 import pytest
 
-from browser.pages import SALES, add_note, open_panel, panel, sign_in, thrown, ui_url
+from browser.pages import SALES, add_note, open_panel, panel, sign_in, thrown, ui_url, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -55,11 +55,10 @@ def test_markup_in_a_note_is_text(frame):
 def test_the_frame_is_as_high_as_its_page(page, shop, width):
     page.set_viewport_size({"width": width, "height": 700})
     frame = open_panel(page, shop)
-    element = page.locator("runner-extension iframe").element_handle()
+    element = page.locator("runner-extension iframe")
     needed = frame.evaluate("() => document.documentElement.getBoundingClientRect().height")
     assert needed > 200
-    grown = "([frame, needed]) => frame.getBoundingClientRect().height >= needed"
-    page.wait_for_function(grown, arg=[element, needed])
+    wait_until(page, lambda: element.bounding_box()["height"] >= needed)
 
 
 def test_the_panel_wears_the_theme_of_the_page_also_when_it_turns_dark(page, frame):
