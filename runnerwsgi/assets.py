@@ -170,7 +170,7 @@ class Remotes:
             Overloaded: every connection is busy for a second.
             BackendUnreachable, DeadlineExceeded, BadRunnerResponse: the exchange failed.
         """
-        parsed = _parse(url)
+        parsed = parse_remote(url)
         started = time.monotonic()
         if not self._slots.acquire(timeout=min(1.0, timeout)):
             raise Overloaded("every connection for UI files is in use")
@@ -235,7 +235,12 @@ class Remotes:
             return self._pools[key]
 
 
-def _parse(url: str) -> HttpUrl:
+def parse_remote(url: str) -> HttpUrl:
+    """An ``http:`` or ``https:`` URL that a backend resolved (security §3).
+
+    Raises:
+        BadRunnerResponse: it could be read in two ways, or it is link-local.
+    """
     try:
         parsed = parse_http_url(url)
     except ValueError as exc:

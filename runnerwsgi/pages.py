@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from werkzeug.http import parse_etags, parse_range_header
 
 from . import access, headers, paths
-from .assets import Asset, Assets, digest_of
+from .assets import Asset, Assets, digest_of, parse_remote
 from .browser import SCRIPTS
 from .errors import BadPath, MethodNotAllowed, NotFound, RunnerError, UriTooLong
 from .protocol import UiAsset
@@ -27,6 +27,14 @@ READ = ("GET", "HEAD")
 IMMUTABLE = "public, max-age=31536000, immutable"
 MAX_FILE_PATH_BYTES = 2048
 _INDEX = "index.html"
+# client.js is loaded by sandboxed pages, whose origin is opaque; bridge.js by our own.
+_SHARING = {
+    "bridge.js": [("Cross-Origin-Resource-Policy", "same-origin")],
+    "client.js": [
+        ("Cross-Origin-Resource-Policy", "cross-origin"),
+        ("Access-Control-Allow-Origin", "*"),
+    ],
+}
 
 
 class ExtensionPages:
@@ -84,7 +92,7 @@ class ExtensionPages:
         Raises:
             NotFound: not installed, or an extension without pages.
         """
-        tenant = access.who(self.identify, environ).tenant_id if environ else "default"
+        tenant = access.who(self.identify, environ).tenant_id if environ is not None else "default"
         return self._url(self._install(tenant, extension_id), path, environ or {})
 
     def _url(self, install: Install, path: str, environ: WSGIEnvironment) -> str:
@@ -107,7 +115,6 @@ class ExtensionPages:
 
     def _on_script(self, path: str, environ: WSGIEnvironment) -> Response:
         _only(environ, READ)
-        name = path[1:]
         asset = self._scripts[path]
         common = [
             ("Content-Type", asset.content_type),
@@ -115,9 +122,7 @@ class ExtensionPages:
             ("ETag", asset.etag),
             ("X-Content-Type-Options", "nosniff"),
         ]
-        # client.js is loaded by sandboxed pages, whose origin is opaque; bridge.js by our own.
-        sharing = "cross-origin" if name == "client.js" else "same-origin"
-        common.append(("Cross-Origin-Resource-Policy", sharing))
+        common += _SHARING[path[1:]]
         if _unchanged(environ, asset):
             return Response(304, common)
         return Response(200, common, asset.data)
@@ -194,7 +199,8 @@ class ExtensionPages:
             url = self.gateway.resolve_ui_url(
                 UiAsset(install.tenant_id, install.extension_id, install.content_hash, path)
             )
-            if self.settings.ui == "redirect" and urlsplit(url).scheme in ("http", "https"):
+            if self.settings.ui == "redirect" and not url.startswith("file:"):
+                parse_remote(url)
                 return Response(307, [("Location", url), ("Cache-Control", "no-store")])
             asset = self.assets.load(url, path, digest, self.settings.timeout_ms / 1000)
         head = [
