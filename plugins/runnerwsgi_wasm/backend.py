@@ -23,7 +23,8 @@ from runnerwsgi.protocol import (
 from . import engine
 from .call import Call
 from .faults import NotRunnable
-from .guest import MAX_BODY_BYTES, Guest, check_size
+from .guest import Guest, check_size
+from .handler import MAX_BODY_BYTES
 from .logbook import Logbook
 from .outcomes import outcome_of
 from .process import Options, PerProcess, Process

@@ -1,15 +1,20 @@
-"""Wrap a component so that bodies cross into it as one string instead of a list of bytes.
+"""Wrap a component so that bodies cross into it as strings instead of lists of bytes.
 
 The library moves a ``list<u8>`` as one value of 32 bytes per byte, and gives up at 2.8 MB. A
 ``string`` it copies. In the encoding ``latin1+utf16`` of the canonical ABI a string whose
 characters are all below 256 is, in memory, one byte for each: exactly the list. So the
 component is put into another one that has the same imports, exports ``handler`` as it is,
-and beside it the same function under the name :data:`NAME`, with tuples for the records (a
-tuple lies in memory as a record does) and a string for each body::
+and beside it three functions of its own (:data:`EXPORTS`)::
 
-    host ── string, decoded as Latin-1 ──> carrier ── list<u8>, a copy ──> handler
+    host ── body in, as Latin-1 ───────────> carrier
+    host ── request, without the body ─────> carrier ── whole, a copy ──> handler
+    host <── response, the body's size ──── carrier <──────────────────── handler
+    host <── body out, as Latin-1 ────────── carrier
 
-The guest itself is not changed and cannot tell. What cannot be wrapped runs as it is.
+Request and response are tuples, which lie in memory as the records of the world do. The
+texts in them stay UTF-8: guests made with componentize-py cannot take any that has to be
+converted. The guest itself is not changed and cannot tell; what cannot be wrapped runs as it
+is.
 """
 
 from __future__ import annotations
@@ -17,10 +22,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-NAME = "handler-carried"
+# Part of the names of cached code: another carrier, another number.
+VERSION = 2
 
-# The carrier's own code. Both sides agree on where everything lies, so it only passes the
-# addresses on: of the request, and of the 24 bytes at 16 for the response.
+EXPORTS = ("handler-carried", "handler-carried-in", "handler-carried-out")
+
 MEMORY_WAT = """(module
   (memory (export "memory") 1)
   (global $top (mut i32) (i32.const 64))
@@ -41,11 +47,30 @@ MEMORY_WAT = """(module
     (global.set $top (i32.wrap_i64 (local.get $end)))
     (memory.copy (local.get $at) (local.get $old) (local.get $size))
     (local.get $at)))"""
-FUNCTION_WAT = """(module
+
+# The body of a request is at 76 (is there one), 80 (address) and 84 (size). The response is at
+# 16, its body at 28, 32 and 36; its size goes to 40, and address and size of a body to 48.
+FUNCTIONS_WAT = """(module
+  (import "libc" "memory" (memory 1))
   (import "guest" "handler" (func $handler (param i32 i32)))
-  (func (export "carry") (param $request i32) (result i32)
+  (global $at (mut i32) (i32.const 0))
+  (global $size (mut i32) (i32.const 0))
+  (func (export "in") (param $at i32) (param $size i32)
+    (global.set $at (local.get $at))
+    (global.set $size (local.get $size)))
+  (func (export "call") (param $request i32) (result i32)
+    (if (global.get $size) (then
+      (i32.store offset=80 (local.get $request) (global.get $at))
+      (i32.store offset=84 (local.get $request) (global.get $size))))
     (call $handler (local.get $request) (i32.const 16))
-    (i32.const 16)))"""
+    (if (i32.load8_u (i32.const 28)) (then
+      (i32.store (i32.const 48) (i32.load (i32.const 32)))
+      (i32.store (i32.const 52) (i32.load (i32.const 36)))
+      (i32.store (i32.const 40) (i32.load (i32.const 36)))
+      (i32.store (i32.const 36) (i32.const 0))))
+    (i32.const 16))
+  (func (export "out") (result i32)
+    (i32.const 48)))"""
 
 _PREAMBLE = b"\0asm\x0d\0\1\0"
 
@@ -54,8 +79,8 @@ _CORE_MODULE, _CORE_INSTANCE, _COMPONENT, _INSTANCE = 1, 2, 4, 5
 _ALIAS, _TYPE, _CANON, _IMPORT, _EXPORT = 6, 7, 8, 10, 11
 _CUSTOM = 0
 _SORTS = {1: "func", 3: "type", 4: "component", 5: "instance"}
-_STRING, _U16 = 0x73, 0x7B
-_LATIN1_UTF16 = b"\x02"
+_STRING, _U16, _U32 = 0x73, 0x7B, 0x79
+_UTF8, _LATIN1_UTF16 = b"\0", b"\2"
 
 
 class CannotWrap(Exception):
@@ -184,40 +209,54 @@ def _leading(component: bytes) -> Iterator[tuple[int, bytes]]:
             return
 
 
-def _types(first: int) -> tuple[bytes, int]:
-    """The type section of the carried function, and the function type's index.
+def _types(first: int) -> bytes:
+    """The type section of the three functions, whose types have the last three indices.
 
-    It is ``func(request: tuple<context, http>) -> response``, where
+    They are ``func(request: tuple<context, http>) -> response``, ``func(body: string)`` and
+    ``func() -> string``, where
 
     * context: ``tuple<option<string>, string, string, option<string>, option<string>>``
     * http: ``tuple<string, string, headers, option<string>>``
     * headers: ``list<tuple<string, string>>``
-    * response: ``tuple<u16, headers, option<string>>``
+    * response: ``tuple<u16, headers, option<string>, u32>``
     """
     text = bytes([_STRING])
     option, pair, headers, context, http, request, response = (
         _type_index(first + n) for n in range(7)
     )
-    definitions = (
+    return _section(
+        _TYPE,
         b"\x6b" + text,
         b"\x6f" + _vector([text, text]),
         b"\x70" + pair,
         b"\x6f" + _vector([option, text, text, option, option]),
         b"\x6f" + _vector([text, text, headers, option]),
         b"\x6f" + _vector([context, http]),
-        b"\x6f" + _vector([bytes([_U16]), headers, option]),
+        b"\x6f" + _vector([bytes([_U16]), headers, option, bytes([_U32])]),
         b"\x40" + _vector([_name(b"request") + request]) + b"\0" + response,
+        b"\x40" + _vector([_name(b"body") + text]) + b"\1\0",
+        b"\x40" + _vector([]) + b"\0" + text,
     )
-    return _section(_TYPE, *definitions), first + 7
 
 
-def wrap(component: bytes, memory: bytes, passing: bytes) -> bytes:
+_FIRST_FUNCTION_TYPE = 7
+
+
+def _options(encoding: bytes) -> bytes:
+    return _vector([encoding, b"\3\0", b"\4\0"])  # memory 0, realloc: core function 0
+
+
+def _lift(core_function: int, encoding: bytes, function_type: int) -> bytes:
+    return b"\0\0" + _leb(core_function) + _options(encoding) + _leb(function_type)
+
+
+def wrap(component: bytes, memory: bytes, functions: bytes) -> bytes:
     """The component inside a carrier.
 
     Args:
         component: the guest, in binary.
         memory: :data:`MEMORY_WAT` in binary.
-        passing: :data:`FUNCTION_WAT` in binary.
+        functions: :data:`FUNCTIONS_WAT` in binary.
 
     Raises:
         CannotWrap: its imports do not come first, or are of a kind that cannot be passed on.
@@ -226,36 +265,53 @@ def wrap(component: bytes, memory: bytes, passing: bytes) -> bytes:
     for number, body in _leading(component):
         imports.read(number, body)
         prefix += _raw_section(number, body)
-    instance, handler = imports.count["instance"], imports.count["func"]
-    types, function_type = _types(imports.count["type"])
-    options = _vector([_LATIN1_UTF16, b"\3\0", b"\4\0"])  # memory 0, realloc: core function 0
+    guest = _section(_INSTANCE, b"\0\0" + _vector(imports.arguments))
     return b"".join(
         (
             prefix,
             _raw_section(_COMPONENT, component),
-            _section(_INSTANCE, b"\0" + _leb(0) + _vector(imports.arguments)),
-            _section(_ALIAS, b"\1\0" + _leb(instance) + _name(b"handler")),
+            guest,
             _raw_section(_CORE_MODULE, memory),
-            _raw_section(_CORE_MODULE, passing),
-            _section(_CORE_INSTANCE, b"\0\0\0"),
-            _section(
-                _ALIAS,
-                b"\0\2\1\0" + _name(b"memory"),
-                b"\0\0\1\0" + _name(b"realloc"),
-            ),
-            _section(_CANON, b"\1\0" + _leb(handler) + options),
-            _section(
-                _CORE_INSTANCE,
-                b"\1" + _vector([_name(b"handler") + b"\0\1"]),
-                b"\0\1" + _vector([_name(b"guest") + b"\x12\1"]),
-            ),
-            _section(_ALIAS, b"\0\0\1\2" + _name(b"carry")),
-            types,
-            _section(_CANON, b"\0\0\2" + options + _leb(function_type)),
-            _section(
-                _EXPORT,
-                b"\0" + _name(b"handler") + _sort_index(1, handler) + b"\0",
-                b"\0" + _name(NAME.encode()) + _sort_index(1, handler + 1) + b"\0",
-            ),
+            _raw_section(_CORE_MODULE, functions),
+            *_inner(imports),
+            *_outer(imports),
         )
+    )
+
+
+def _inner(imports: _Imports) -> Iterator[bytes]:
+    """Core instances: 0 the memory, 1 the guest's handler, 2 the carrier's functions."""
+    instance, handler = imports.count["instance"], imports.count["func"]
+    yield _section(_ALIAS, b"\1\0" + _leb(instance) + _name(b"handler"))
+    yield _section(_CORE_INSTANCE, b"\0\0" + _vector([]))
+    yield _section(_ALIAS, b"\0\2\1\0" + _name(b"memory"), b"\0\0\1\0" + _name(b"realloc"))
+    yield _section(_CANON, b"\1\0" + _leb(handler) + _options(_UTF8))
+    yield _section(
+        _CORE_INSTANCE,
+        b"\1" + _vector([_name(b"handler") + b"\0\1"]),
+        b"\0\1" + _vector([_name(b"libc") + b"\x12\0", _name(b"guest") + b"\x12\1"]),
+    )
+
+
+def _outer(imports: _Imports) -> Iterator[bytes]:
+    """The carrier's functions as exports, beside the handler itself."""
+    handler, first_type = imports.count["func"], imports.count["type"]
+    names = (b"call", b"in", b"out")
+    yield _section(_ALIAS, *(b"\0\0\1\2" + _name(name) for name in names))
+    yield _types(first_type)
+    encodings = (_UTF8, _LATIN1_UTF16, _LATIN1_UTF16)
+    yield _section(
+        _CANON,
+        *(
+            _lift(2 + n, encoding, first_type + _FIRST_FUNCTION_TYPE + n)
+            for n, encoding in enumerate(encodings)
+        ),
+    )
+    exported = ("handler", *EXPORTS)
+    yield _section(
+        _EXPORT,
+        *(
+            b"\0" + _name(name.encode()) + _sort_index(1, handler + n) + b"\0"
+            for n, name in enumerate(exported)
+        ),
     )

@@ -119,7 +119,7 @@ def _compiled(wasm: bytes, fuel: bool) -> Component:
     from .engine import new_engine
 
     engine = new_engine(fuel)
-    parts = (bytes(wat2wasm(text)) for text in (carrier.MEMORY_WAT, carrier.FUNCTION_WAT))
+    parts = (bytes(wat2wasm(text)) for text in (carrier.MEMORY_WAT, carrier.FUNCTIONS_WAT))
     with suppress(carrier.CannotWrap, WasmtimeError):
         return Component(engine, carrier.wrap(wasm, *parts))
     return Component(engine, wasm)

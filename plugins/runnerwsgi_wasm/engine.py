@@ -11,6 +11,8 @@ from importlib import metadata
 
 import wasmtime
 
+from . import carrier
+
 VERSION = metadata.version("wasmtime")
 
 # Bounds on one guest besides its memory; both toolchains stay far below them.
@@ -39,7 +41,7 @@ def new_engine(fuel: bool) -> wasmtime.Engine:
 
 
 # What the machine code depends on besides the component, the library and the processor.
-SETTINGS = f"carrier=1 epoch threads=off stack={STACK_BYTES}"
+SETTINGS = f"carrier={carrier.VERSION} epoch threads=off stack={STACK_BYTES}"
 
 
 class Ticker:

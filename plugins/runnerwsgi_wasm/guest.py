@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wasmtime import WasmtimeError
-from wasmtime import _ffi as ffi
-from wasmtime.component import Component, FuncType
 
 from runnerwsgi.errors import BodyTooLarge
 
-from . import carrier
 from .faults import BadAnswer, NotRunnable
+from .handler import MAX_BODY_BYTES, Answer, handler_of
 from .host import Entered, link
 from .memory import largest_gone, linear_memories
-from .values import CELL, Signature, free_cells, shape
 
 if TYPE_CHECKING:
     import wasmtime
-
-    from runnerwsgi.protocol import ExecuteRequest, Headers
+    from wasmtime.component import Component
 
     from .call import Call
     from .engine import Engine
 
-HANDLER = "handler"
-
-# Bodies cross as strings, where a component could be wrapped (carrier.py). The request's is
-# bounded by what its guest can be expected to hold; the answer's by the engine, which lets
-# one crossing have 128 MiB. Without the carrier an answer counts 48 bytes per byte there.
-MAX_BODY_BYTES = 64 << 20
-MAX_PLAIN_BODY_BYTES = (128 << 20) // 48 - 4096
-
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 §5.5; TAB may stay
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a guest answered."""
-
-    status: int
-    headers: Headers
-    body: bytes | None
 
 
 def checked(answer: Answer, max_body_bytes: int) -> Answer:
@@ -71,81 +48,6 @@ def checked(answer: Answer, max_body_bytes: int) -> Answer:
     return Answer(answer.status, headers, answer.body)
 
 
-class Plain:
-    """The world's own types: records, and bodies as lists of bytes."""
-
-    export = HANDLER
-    shape = (
-        "func({context: {request-id: option<string>, tenant-id: string, extension-id: string, "
-        "install-id: option<string>, version-id: option<string>}, "
-        "http: {method: string, url: string, headers: list<{name: string, value: string}>, "
-        "body: option<list<u8>>}}) "
-        "-> {status: u16, headers: list<{name: string, value: string}>, body: option<list<u8>>}"
-    )
-    max_body_bytes = MAX_PLAIN_BODY_BYTES
-
-    @staticmethod
-    def argument(request: ExecuteRequest) -> Any:
-        """The ``execute-request`` of a call (protocol §5)."""
-        context, http = request.context, request.http
-        return {
-            "context": {
-                "request-id": context.request_id,
-                "tenant-id": context.tenant_id,
-                "extension-id": context.extension_id,
-                "install-id": context.install_id,
-                "version-id": context.version_id,
-            },
-            "http": {
-                "method": http.method,
-                "url": http.url,
-                "headers": [{"name": name, "value": value} for name, value in http.headers],
-                "body": http.body,
-            },
-        }
-
-    @staticmethod
-    def answer(value: Any) -> Answer:
-        """An ``execute-response`` as an answer, not yet checked."""
-        headers = ((header["name"], header["value"]) for header in value["headers"])
-        return Answer(value["status"], tuple(headers), value["body"])
-
-
-class Carried:
-    """The carrier's types: tuples for records, and bodies as strings of Latin-1."""
-
-    export = carrier.NAME
-    shape = (
-        "func((("
-        "option<string>, string, string, option<string>, option<string>), "
-        "(string, string, list<(string, string)>, option<string>))) "
-        "-> (u16, list<(string, string)>, option<string>)"
-    )
-    max_body_bytes = MAX_BODY_BYTES
-
-    @staticmethod
-    def argument(request: ExecuteRequest) -> Any:
-        """The same request, in the order of the records' fields."""
-        context, http = request.context, request.http
-        body = None if http.body is None else http.body.decode("latin-1")
-        return (
-            (
-                context.request_id,
-                context.tenant_id,
-                context.extension_id,
-                context.install_id,
-                context.version_id,
-            ),
-            (http.method, http.url, http.headers, body),
-        )
-
-    @staticmethod
-    def answer(value: Any) -> Answer:
-        """The same response, likewise."""
-        status, headers, body = value
-        return Answer(status, tuple(headers), None if body is None else body.encode("latin-1"))
-
-
 class Guest:
     """One component, linked once and called from any number of threads.
 
@@ -161,25 +63,12 @@ class Guest:
     def __init__(self, engine: Engine, component: Component) -> None:
         self._engine = engine
         self._component = component
-        self._way, self._signature = self._handler()
+        exports = component.type.exports(engine.wasmtime)
+        self._handler = handler_of(component, {name: e.ty for name, e in exports.items()})
         try:
             self._linker = link(engine.wasmtime, component)
         except WasmtimeError as exc:
             raise NotRunnable(f"it cannot be linked: {exc}") from exc
-        self._export = component.get_export_index(self._way.export)
-
-    def _handler(self) -> tuple[type[Plain | Carried], Signature]:
-        exports = self._component.type.exports(self._engine.wasmtime)
-        types = {name: export.ty for name, export in exports.items()}
-        if not isinstance(handler := types.get(HANDLER), FuncType):
-            names = ", ".join(types) or "nothing"
-            raise NotRunnable(f"it exports {names}; the world `runner` wants `{HANDLER}`")
-        if (found := shape(handler)) != Plain.shape:
-            raise NotRunnable(f"its `{HANDLER}` is {found}; the world `runner` has {Plain.shape}")
-        carried = types.get(Carried.export)
-        if isinstance(carried, FuncType) and shape(carried) == Carried.shape:
-            return Carried, Signature(carried)
-        return Plain, Signature(handler)
 
     def answer(self, call: Call, max_body_bytes: int) -> Answer:
         """Make an instance, ask it, throw it away.
@@ -189,13 +78,12 @@ class Guest:
             BadAnswer: the guest's answer is no HTTP answer.
             WasmtimeError: it trapped; ``call.failure`` is set when a host function did it.
         """
-        check_size(call.request.http.body, self._way.max_body_bytes)
+        check_size(call.request.http.body, self._handler.max_body_bytes)
         limits = call.request.limits
         store = self._engine.new_store(call.seconds_left, limits.memory_mb, limits.fuel)
         try:
             with self._engine.ticker.running(), Entered(call, store):
-                value = self._ask(call, store)
-                return checked(self._way.answer(value), max_body_bytes)
+                return checked(self._ask(call, store), max_body_bytes)
         except WasmtimeError:
             before = linear_memories()
             store.close()
@@ -204,35 +92,11 @@ class Guest:
         finally:
             store.close()
 
-    def _ask(self, call: Call, store: wasmtime.Store) -> Any:
+    def _ask(self, call: Call, store: wasmtime.Store) -> Answer:
         with _timed(call, "instantiate"):
             instance = self._linker.instantiate(store, self._component)
-        assert self._export is not None
-        function = instance.get_func(store, self._export)
-        assert function is not None
         with _timed(call, "run"):
-            return self._invoke(function._func, store, self._way.argument(call.request))
-
-    def _invoke(self, function: Any, store: wasmtime.Store, request: Any) -> Any:
-        cells = self._signature.encode_arguments([request])
-        argument = ctypes.create_string_buffer(cells, CELL)
-        result = ctypes.create_string_buffer(CELL)
-        try:
-            error = ffi.wasmtime_component_func_call(
-                ctypes.byref(function),
-                store._context(),
-                ctypes.cast(argument, ctypes.POINTER(ffi.wasmtime_component_val_t)),
-                1,
-                ctypes.cast(result, ctypes.POINTER(ffi.wasmtime_component_val_t)),
-                1,
-            )
-            if error:
-                raise WasmtimeError._from_ptr(error)
-            assert self._signature.result is not None
-            return self._signature.result.decode(result.raw, 0, store)
-        finally:
-            free_cells(ctypes.addressof(argument), 1)
-            free_cells(ctypes.addressof(result), 1)
+            return self._handler.ask(store, instance, call.request)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ _TRAPS: tuple[tuple[str, Outcome, str], ...] = (
 
 # How language runtimes say that they found no more memory: Rust and C, JavaScript, Python, Go.
 _NO_MEMORY = re.compile(
-    r"memory allocation of \d+ bytes failed|out of memory|^MemoryError|cannot allocate memory",
+    r"memory allocation of \d+ bytes failed|out of memory|\bMemoryError\b|cannot allocate memory",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -203,11 +203,11 @@ DENIED = CapabilityError("denied")
 class Rig:
     """A backend with a bundle store and a code cache of its own."""
 
-    def __init__(self, folder, **options):
+    def __init__(self, folder, *, cache_dir=None, **options):
         self.folder = folder
         self.store = BundleStore(folder / "bundles")
         options = {"compile_timeout_ms": 30_000} | options
-        self.backend = WasmBackend(self.store, Options(folder / "code", **options))
+        self.backend = WasmBackend(self.store, Options(cache_dir or folder / "code", **options))
         self._hashes = {}
 
     @property
