@@ -79,10 +79,12 @@ def serve(env):
             text=True,
         )
         servers.append(server)
+        said = []
         for line in server.stderr:
+            said.append(line)
             if found := re.search(r"Serving on (http://\S+)", line):
                 return Site(found[1])
-        raise AssertionError(f"{folder} did not start")
+        raise AssertionError(f"{folder} did not start:\n{''.join(said)}")
 
     yield start
     for server in servers:
