@@ -78,11 +78,9 @@ def test_a_file_that_did_not_change_is_not_sent_again(site, match):
     assert answer.header("content-security-policy")
 
 
-@pytest.mark.parametrize("match", ['"x"', "{}", '"', ""])
+@pytest.mark.parametrize("match", ['"other"', '"a", W/"b"', '"', ""])
 def test_a_file_that_did_is(site, match):
-    etag = site.file().header("etag").strip('"')
-    assert site.file(HTTP_IF_NONE_MATCH=match.format(etag)).status in (200, 304)
-    assert site.file(HTTP_IF_NONE_MATCH='"other"').status == 200
+    assert site.file(HTTP_IF_NONE_MATCH=match).status == 200
 
 
 @pytest.mark.parametrize(
