@@ -218,9 +218,9 @@ def threads(asked: Asked) -> Iterator[Finding]:
     servers = f"waitress {metadata.version('waitress')} in `runnerwsgi serve`, {count} threads"
     slots = max(1, count - settings.reserved_threads)
     found = f"{servers}, {slots} for extensions at once"
-    if count - slots < 1:
+    if count <= settings.reserved_threads:
         fix = "raise RUNNER_THREADS above RUNNER_RESERVED_THREADS."
-        yield Finding("warn", "server", f"{found}, none kept for the application", fix)
+        yield Finding("warn", "server", found, fix)
     else:
         yield Finding("ok", "server", found)
     if not is_set:

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -79,7 +79,11 @@ def serve(target: str, host: str, port: int, threads: int, identify: str | None)
     settings = Settings.from_env(os.environ)
     logs.configure(settings)
     wrapped = wrap(load(target), load(identify) if identify else None)
-    with closing(wrapped.middleware), _server(wrapped.app, host, port, threads) as server:
+    with (
+        closing(wrapped.middleware),
+        _server(wrapped.app, host, port, threads) as server,
+        suppress(KeyboardInterrupt),  # one that comes before waitress is ready for it
+    ):
         _announce(wrapped, _origin(server, host))
         server.run()
     output.note("Stopped.")
