@@ -41,7 +41,6 @@ SANDBOX_OPTIONS = ("allow-forms", "allow-modals", "allow-downloads", "allow-popu
 _FEATURES = (
     "accelerometer",
     "autoplay",
-    "bluetooth",
     "camera",
     "clipboard-read",
     "display-capture",
@@ -64,7 +63,6 @@ _FEATURES = (
     "serial",
     "storage-access",
     "usb",
-    "web-share",
     "xr-spatial-tracking",
 )
 

@@ -157,6 +157,7 @@ class ExtensionPages:
                 "ui": self._url(install, "/", environ),
                 "api": f"{mount}/{install.extension_id}",
                 "sandbox": _sandbox(install),
+                "max_body_bytes": self.settings.max_body_bytes,
             },
         )
 

@@ -27,6 +27,7 @@ FLOORS = (
     ("execute", "pages"),
     ("middleware",),
     ("cli", "testing"),
+    ("__main__",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

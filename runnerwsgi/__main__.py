@@ -1,0 +1,5 @@
+"""``python -m runnerwsgi`` is the command ``runnerwsgi``."""
+
+from .cli import main
+
+main()
