@@ -27,6 +27,7 @@ class Call:
         deadline: when its time is up, on the monotonic clock.
         log: where its lines go.
         failure: what a host function ended the guest with, if one did.
+        in_host_function: whether its guest waits for a host function right now.
         host_seconds: how long the guest waited for host functions.
         memory_at_end: bytes of linear memory it had when it trapped; 0 otherwise.
         timings: milliseconds by phase: ``load``, ``instantiate``, ``run``, ``host``.
@@ -38,6 +39,7 @@ class Call:
         self.deadline = time.monotonic() + request.limits.timeout_ms / 1000
         self.log = log
         self.failure: BaseException | None = None
+        self.in_host_function = False
         self.host_seconds = 0.0
         self.memory_at_end = 0
         self.timings: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Compile a component in a process of its own: ``python -m runnerwsgi_wasm.compile WASM OUT``.
+"""Compile a component in a process of its own.
 
 Compiling a hostile component can take minutes and gigabytes. The child has limits on
 processor time and memory, and can be killed; the host application cannot.
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from wasmtime.component import Component
 
 REFUSED = 3
+
+# The host's module path comes behind the interpreter's own: a file of the application that is
+# named like one of the standard library's must not take its place.
+_START = (
+    "import os, sys; sys.path += sys.argv.pop(1).split(os.pathsep); "
+    "from runnerwsgi_wasm.compile import main; sys.exit(main(*sys.argv[1:]))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +51,12 @@ class Compiler:
         Raises:
             CompileError: the component was refused, or the budget is used up.
         """
-        command = [_python(), "-P", "-m", "runnerwsgi_wasm.compile", str(wasm), str(out)]
+        command = [_python(), "-I", "-c", _START, os.pathsep.join(sys.path), str(wasm), str(out)]
         command += [str(int(fuel)), str(self._cpu_seconds()), str(self.memory_mb)]
         try:
             ended = subprocess.run(
                 command,
-                env=_clean_environment(),
+                env={},  # no tokens, no passwords of the host's
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -80,11 +87,6 @@ def _python() -> str:
     if Path(sys.executable or "").name.startswith("python"):
         return sys.executable
     return str(Path(sys.exec_prefix) / "bin" / "python3")
-
-
-def _clean_environment() -> dict[str, str]:
-    # The child needs our modules and nothing else of the host's: no tokens, no passwords.
-    return {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PATH": os.defpath}
 
 
 def _limit(cpu_seconds: int, memory_mb: int) -> None:
@@ -132,7 +134,3 @@ def _write(path: Path, code: bytearray) -> None:
         file.flush()
         # A file cut short by a power failure would be loaded as machine code.
         os.fsync(file.fileno())
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -13,6 +13,7 @@ from wasmtime.component import FuncType
 
 from . import carrier
 from .faults import NotRunnable
+from .host import in_host_function
 from .values import CELL, Signature, free_cells, shape
 
 if TYPE_CHECKING:
@@ -65,7 +66,14 @@ class Function:
         self._signature = Signature(ty)
 
     def __call__(self, store: Store, instance: Instance, *values: Any) -> Any:
-        """Call it in *instance*; raises WasmtimeError when it traps."""
+        """Call it in *instance*.
+
+        Raises:
+            WasmtimeError: the guest trapped.
+            RuntimeError: a host function calls back into the guest that waits for it.
+        """
+        if in_host_function(store):
+            raise RuntimeError("a guest cannot be entered while it waits for a host function")
         function = instance.get_func(store, self._export)
         assert function is not None
         count = len(values)

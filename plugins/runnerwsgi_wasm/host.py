@@ -75,7 +75,7 @@ def _context(call: Call) -> dict[str, Any]:
 
 
 # What the engine answers itself: the request's own data and its log.
-_OWN: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+OWN: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "alga:extension/context": {"get-context": _context},
     "alga:extension/logging": {
         "log-info": lambda call, message: call.add_log("info", message),
@@ -99,11 +99,11 @@ class HostFunction:
         self._type = ty
         self._resource_id = resource_id
         self._signature: Signature | None = None
-        own = _OWN.get(interface) or wasi.FUNCTIONS.get(interface) or {}
+        own = OWN.get(interface) or wasi.FUNCTIONS.get(interface) or {}
         self._function = own.get(name) or self._elsewhere()
 
     def _elsewhere(self) -> Callable[..., Any]:
-        is_asked = self.interface.startswith(PACKAGE) and self.interface not in _OWN
+        is_asked = self.interface.startswith(PACKAGE) and self.interface not in OWN
         return self._ask if is_asked else self._fail
 
     def _fail(self, call: Call, *args: Any) -> Any:
@@ -170,10 +170,17 @@ class Entered:
         del _calls[self._at]
 
 
+def in_host_function(store: wasmtime.Store) -> bool:
+    """Whether the store's guest is waiting for a host function right now."""
+    call = _calls.get(ctypes.addressof(store._context().contents))
+    return call is not None and call.in_host_function
+
+
 def _run(function: HostFunction, context: Any, args: Any, count: int, results: Any) -> None:
     store = StoreContext(context)
     call = _calls[ctypes.addressof(context.contents)]
     started = time.monotonic()
+    call.in_host_function = True
     try:
         raw = ctypes.string_at(args, count * CELL) if count else b""
         cell = function(call, store, raw)
@@ -183,6 +190,7 @@ def _run(function: HostFunction, context: Any, args: Any, count: int, results: A
         call.failure = exc
         raise
     finally:
+        call.in_host_function = False
         call.host_seconds += time.monotonic() - started
         store._invalidate()
 

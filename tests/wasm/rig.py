@@ -71,7 +71,7 @@ class Import:
     core: str = ""
 
 
-def guest(code=OK, *, imports=(), data="", modules="", links=""):
+def guest(code=OK, *, imports=(), data="", modules="", links="", taken=""):
     """A component whose handler runs *code*; imports are called as $f0, $f1 …"""
     declared = "".join(
         f'(import "{one.interface}" (instance $i{n} {one.items}))\n'
@@ -82,7 +82,7 @@ def guest(code=OK, *, imports=(), data="", modules="", links=""):
         ' (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))\n'
         for n, one in enumerate(imports)
     )
-    taken = "".join(
+    taken += "".join(
         f'(import "host" "f{n}" (func $f{n} {one.core}))\n' for n, one in enumerate(imports)
     )
     given = " ".join(f'(export "f{n}" (func $f{n}))' for n in range(len(imports)))

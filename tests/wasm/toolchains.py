@@ -9,7 +9,7 @@ from pathlib import Path
 from runnerwsgi import wit
 
 HERE = Path(__file__).parent / "guests"
-BUILT = Path(__file__).parents[2] / "build" / "guests"
+BUILT = Path(__file__).parents[2] / ".cache" / "guests"
 
 
 def _run(*command, cwd):
