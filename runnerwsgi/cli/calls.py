@@ -25,7 +25,8 @@ from runnerwsgi.settings import Settings
 
 from . import output
 from .command import Command, json_option, quiet_logs, wants_json
-from .installs import find, gateway_of, installs_of, not_granted, tenant_option
+from .installs import find, gateway_of, installs_of, tenant_option
+from .terms import not_granted
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -121,7 +122,7 @@ def parse_data(ctx: click.Context, param: click.Parameter, text: str | None) -> 
 
 @click.command(cls=Command)
 @click.argument("extension")
-@click.argument("method", type=click.Choice(METHODS, case_sensitive=False))
+@click.argument("method", type=click.Choice(METHODS, case_sensitive=False), metavar="METHOD")
 @click.argument("path")
 @click.option(
     "--data",

@@ -238,9 +238,9 @@ def _main_of(package: Path) -> Path:
 
 
 def _find_tool(name: str, advice: str) -> str:
-    # A virtual environment's tools are found although it was not activated.
+    # A virtual environment's own tools come first, although it was not activated.
     beside = str(Path(sys.executable).parent)
-    found = shutil.which(name) or shutil.which(name, path=beside)
+    found = shutil.which(name, path=beside) or shutil.which(name)
     if found is None:
         raise ConfigurationError(advice)
     return found
