@@ -92,7 +92,7 @@ def test_every_python_example_compiles(block: Block):
 
 
 def test_the_generated_pages_are_fresh():
-    check = [sys.executable, ROOT / "scripts" / "reference", "--check"]
+    check = [sys.executable, ROOT / "scripts" / "reference.py", "--check"]
     done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
