@@ -169,6 +169,7 @@ def test_where_a_page_is(site):
         "ui": f"/app{site.ui}index.html?path=%2F&tenant=t1&extensionId={EXTENSION}",
         "api": f"/app/api/ext/{EXTENSION}",
         "sandbox": ["allow-scripts"],
+        "max_body_bytes": 1_048_576,
     }
     assert site.send(path=answer.json["ui"].partition("?")[0].removeprefix("/app")).status == 200
 
