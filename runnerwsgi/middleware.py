@@ -57,6 +57,7 @@ class RunnerMiddleware:
         self.app = app
         self.gateway = gateway
         self.settings = settings = settings or Settings()
+        settings.make_home()
         self.installs = installs = installs or Installs.from_settings(settings)
         self.identify = identify = identify or access.identifier(settings)
         assets = Assets(BundleStore.from_url(settings.bundle_store).root, settings.max_asset_bytes)

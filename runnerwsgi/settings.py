@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, StorageError
 from .origins import parse_egress_entry
 from .secrets import Secret
 
@@ -367,6 +367,20 @@ class Settings:
         """How many of them one extension may hold."""
         fair = self.slots - 1 if self.slots >= 3 else self.slots
         return min(self.slots, self.max_per_extension or fair)
+
+    def make_home(self) -> None:
+        """Make ``RUNNER_HOME``, for its owner only: it holds keys, secrets and machine code.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StorageError(
+                f"RUNNER_HOME: {self.home} cannot be made: {exc.strerror}. "
+                "Name a folder that the gateway's user may write to."
+            ) from exc
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runnerwsgi import Settings
-from runnerwsgi.errors import ConfigurationError
+from runnerwsgi.errors import ConfigurationError, StorageError
 from runnerwsgi.settings import SETTINGS, Setting, integer, read, text, warn_of_unknown
 
 TOKEN = "t" * 40
@@ -206,3 +206,15 @@ def test_every_row_says_what_it_means(row):
     assert row.name == row.name.upper()
     assert row.meaning.endswith(".")
     assert row.default_text
+
+
+def test_the_home_folder_is_made_for_its_owner_only(tmp_path):
+    home = tmp_path / "new" / "home"
+    Settings(home=home).make_home()
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"RUNNER_HOME: .*/file/home cannot be made"):
+        Settings(home=tmp_path / "file" / "home").make_home()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runnerwsgi.errors import CapabilityError, ConfigurationError, UnknownCapability
 from runnerwsgi.installs import DEFAULT_GRANTS
+from runnerwsgi.logs import emit
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -169,6 +170,7 @@ class HostCapabilities:
         self._call = call
         self._grants = frozenset(grants).union(DEFAULT_GRANTS)
         self._functions = functions
+        self._told: set[str] = set()
 
     def call(self, interface: str, function: str, args: Sequence[Any], timeout: float) -> Any:
         """Run one host function (see :meth:`runnerwsgi.protocol.Capabilities.call`).
@@ -181,6 +183,7 @@ class HostCapabilities:
         row = interface_of(interface, function)
         found = self._functions.get(interface, {}).get(function)
         if row.capability not in self._grants:
+            self._tell_denial(interface, row)
             raise _not_granted(interface, function, row)
         if found is None:
             raise UnknownCapability(
@@ -196,6 +199,22 @@ class HostCapabilities:
         except Exception as exc:
             self._log(f"{type(exc).__name__}: {exc}", interface, function, exc)
             raise CapabilityError(row.failed, f"{interface}.{function} failed") from exc
+
+    def _tell_denial(self, interface: str, row: Interface) -> None:
+        # Once a call and interface: a guest must not be able to fill the log.
+        if interface in self._told:
+            return
+        self._told.add(interface)
+        emit(
+            log,
+            logging.WARNING,
+            "capability.denied",
+            interface=interface,
+            capability=row.capability,
+            request_id=self._call.request_id,
+            tenant_id=self._call.tenant_id,
+            extension_id=self._call.extension_id,
+        )
 
     def _checked(
         self, exc: CapabilityError, interface: str, function: str, row: Interface

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runnerwsgi import bundles, capabilities, paths
-from runnerwsgi.errors import ConfigurationError, StorageError
+from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.gateway import Gateway
 from runnerwsgi.installs import DEFAULT_GRANTS, Install, Installs
 from runnerwsgi.protocol import Bundle, WarmUp
@@ -113,25 +113,10 @@ def install(
     _report(done, old, warm, settings, found)
 
 
-def make_home(settings: Settings) -> None:
-    """Make the data folder, closed to other users, before somebody makes it by the way.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
-    try:
-        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise StorageError(
-            f"The data folder {settings.home} cannot be made: {exc.strerror}. Set RUNNER_HOME to "
-            "one that can."
-        ) from exc
-
-
 @contextmanager
 def gateway_of(settings: Settings, *plugins: object) -> Iterator[Gateway]:
     """The gateway of this environment, closed at the end."""
-    make_home(settings)
+    settings.make_home()
     with Gateway.load(settings, os.environ, *plugins) as gateway:
         yield gateway
 
@@ -139,7 +124,7 @@ def gateway_of(settings: Settings, *plugins: object) -> Iterator[Gateway]:
 @contextmanager
 def installs_of(settings: Settings) -> Iterator[Installs]:
     """The installs of this environment, closed at the end."""
-    make_home(settings)
+    settings.make_home()
     with closing(Installs.from_settings(settings)) as known:
         yield known
 

@@ -196,3 +196,15 @@ def test_everything_builtin_is_there_and_works_together(installs, make_call, cap
     with pytest.raises(CapabilityError) as refused:
         host.call("http", "fetch", ({"method": "GET", "url": "http://a.test/"},), 1.0)
     assert refused.value.case == "not-allowed"
+
+
+def test_a_denial_is_logged_once_a_call_and_interface(call, caplog):
+    host = HostCapabilities(call, (), EVERYTHING)
+    for _ in range(3):
+        with pytest.raises(CapabilityError):
+            host.call("storage", "get", ("n", "k"), 1.0)
+    denials = [record.getMessage() for record in caplog.records]
+    assert len(denials) == 1
+    assert "capability.denied" in denials[0]
+    assert "capability=cap:storage.kv" in denials[0]
+    assert "request_id=r1" in denials[0]
