@@ -157,16 +157,24 @@ def response_from_json(data: bytes, max_bytes: int) -> ExecuteResponse:
 
 
 def _outcome(outcome: str | None, error: str | None) -> Outcome:
-    meaning = ERROR_PREFIXES.get(error.partition(":")[0].strip(), "internal") if error else "ok"
+    """Our own runners say an outcome; of a Rust runner it is read from the error's first word."""
+    meaning = _meaning(error)
     if isinstance(meaning, type):
         raise meaning("the runner said so")
-    if outcome is not None:
-        if outcome not in OUTCOMES:
-            raise BadRunnerResponse("the envelope's outcome is none that is known")
-        return outcome
-    if meaning == "guest_trap" and error and any(words in error for words in _TIMEOUT_WORDS):
+    if outcome is None:
+        return meaning
+    if outcome not in OUTCOMES:
+        raise BadRunnerResponse("the envelope's outcome is none that is known")
+    return outcome
+
+
+def _meaning(error: str | None) -> Outcome | type[UpstreamError]:
+    if error is None:
+        return "ok"
+    found = ERROR_PREFIXES.get(error.partition(":")[0].strip(), "internal")
+    if found == "guest_trap" and any(words in error for words in _TIMEOUT_WORDS):
         return "timeout"
-    return "internal" if error is not None and meaning == "ok" else meaning
+    return found
 
 
 def _response_headers(root: _Object) -> Headers:

@@ -2,9 +2,10 @@
 
 import io
 import json
+import ssl
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -222,8 +223,11 @@ class Site:
 
 
 @contextmanager
-def http_server(respond):
-    """A real server on loopback: `respond(handler)` answers each GET. Gives its base URL."""
+def http_server(respond, certificate=None):
+    """A real server on loopback: `respond(handler)` answers each GET. Gives its base URL.
+
+    With a *certificate*, a file of it and its key, the server speaks TLS.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -231,15 +235,26 @@ def http_server(respond):
         def do_GET(self):
             respond(self)
 
+        def handle(self):
+            with suppress(OSError):  # a client that refuses our certificate is gone
+                super().handle()
+
         def log_message(self, *args):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        # The handshake is each connection's own affair: a client may go away in the middle of it.
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

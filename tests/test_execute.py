@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 import pytest
 from support import EXTENSION, Recorder, Site
@@ -83,6 +84,17 @@ def test_an_installs_own_limits_win(tmp_path):
     assert own.timeout_ms <= 800
     assert own.memory_mb == 16
     assert 4000 < above.timeout_ms <= 4800
+
+
+def test_what_identify_takes_is_the_calls_own_time(tmp_path):
+    def slowly(environ):
+        time.sleep(0.12)
+        return Principal("t1", "u1")
+
+    with Site(tmp_path, identify=slowly, timeout_ms=100) as site:
+        answer = site.call()
+    assert (answer.status, answer.code) == (504, "deadline-exceeded")
+    assert not site.backend.requests
 
 
 @pytest.mark.parametrize(

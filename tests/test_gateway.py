@@ -85,6 +85,15 @@ def test_a_backend_is_asked_through_typed_methods():
         assert gateway.backend_name == "backend"
 
 
+def test_a_backend_that_prepares_is_asked_to():
+    class Preparing(Backend):
+        @hookimpl
+        def runner_warm_up(self, bundle):
+            return WarmUp(compiled=bundle.content_hash == HASH, ms=7)
+
+    assert Gateway(Preparing()).warm_up(Bundle("t", "e", HASH)) == WarmUp(compiled=True, ms=7)
+
+
 def test_observers_wrap_the_backend_in_the_order_they_are_named():
     first, second = Observer("first"), Observer("second")
     first.seen = second.seen

@@ -144,6 +144,11 @@ def test_a_missing_file_is_missing(site, path, more):
     assert answer.header("cache-control") == "no-store"
 
 
+@pytest.mark.parametrize("path", ["100%", "a%41.js"])
+def test_a_percent_sign_is_in_no_files_name(site, path):
+    assert site.file(path).code == "bad-path"
+
+
 def test_the_scripts_of_the_page(site):
     bridge, client = site.send(path="/runner/bridge.js"), site.send(path="/runner/client.js")
     assert bridge.status == client.status == 200
@@ -232,6 +237,12 @@ def test_health_is_short_for_everybody_and_long_for_administrators(tmp_path):
         answer = site.send(path="/runner/healthz")
     assert answer.json["checks"] == {"disk": "full"}
     assert answer.json["plugins"] == {"recorder": {"version": "1"}}
+
+
+def test_health_is_told_though_nobody_can_be_identified(tmp_path):
+    with Site(tmp_path, identify=lambda environ: 1 / 0) as site:
+        answer = site.send(path="/runner/healthz")
+    assert (answer.status, answer.json) == (200, {"status": "ok", "backend": "recorder"})
 
 
 def test_a_remote_file_that_nobody_has_digests_of_is_not_immutable(tmp_path):
