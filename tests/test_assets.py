@@ -183,6 +183,16 @@ def test_silence_ends_at_the_deadline(assets):
         assets.load(url, "a.html", None, 0.2)
 
 
+def test_silence_after_a_part_ends_at_the_same_deadline(assets):
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+    started = time.monotonic()
+    # The last byte comes late; from then on a read has what is left, and not a second more.
+    with raw_server(head, b"1", b"2", *[b""] * 3, pause=0.4) as url:
+        with pytest.raises(DeadlineExceeded):
+            assets.load(url, "a.html", None, 1)
+        assert time.monotonic() - started < 1.5
+
+
 def test_a_refused_connection_is_unreachable_and_no_timeout(assets):
     with pytest.raises(BackendUnreachable):
         assets.load(f"http://127.0.0.1:{unused_port()}/", "a.html", None, 5)
