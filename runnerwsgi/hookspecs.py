@@ -51,7 +51,8 @@ def runner_resolve_ui_url(asset: UiAsset) -> str:
 
         @hookimpl
         def runner_resolve_ui_url(self, asset):
-            return f"{self.base}/ext-ui/{asset.extension_id}/{asset.content_hash}/{asset.path}"
+            place = f"{asset.extension_id}/{asset.content_hash}/{quote(asset.path)}"
+            return f"{self.base}/ext-ui/{place}"
     """
     raise NotImplementedError
 

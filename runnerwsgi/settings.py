@@ -277,12 +277,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "RUNNER_ALLOW_INSECURE", boolean, False, "Accept plain http with a token to a public name."
     ),
-    Setting("RUNNER_LOG_FORMAT", choice("text", "json"), "text", "Form of log lines."),
+    Setting(
+        "RUNNER_LOG_FORMAT",
+        choice("text", "json"),
+        "text",
+        "Form of log lines, in `runnerwsgi serve`.",
+    ),
     Setting(
         "RUNNER_LOG_LEVEL",
         choice("debug", "info", "warning", "error"),
         "info",
-        "Least severe level that is logged.",
+        "Least severe level that `runnerwsgi serve` logs.",
     ),
 )
 

@@ -22,7 +22,16 @@ from runnerwsgi.settings import Settings
 from . import output
 from .command import Command, json_option, quiet_logs, wants_json
 from .extensions import build_here
-from .terms import MEANINGS, Terms, concerns, parse_config, parse_secrets, unprovided
+from .terms import (
+    MEANINGS,
+    Terms,
+    asked,
+    concerns,
+    granted,
+    parse_config,
+    parse_secrets,
+    unprovided,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,8 +65,8 @@ tenant_option = click.option(
     "--grant",
     "grants",
     multiple=True,
-    metavar="CAPABILITY",
-    help="Something it may do, such as cap:storage.kv.",
+    metavar="NAME",
+    help="Something it may do, such as cap:storage.kv, or allow-forms for its page.",
 )
 @click.option(
     "--egress",
@@ -148,15 +157,13 @@ def _terms(old: Install | None, given: Terms, manifest: Manifest) -> Terms:
     if kept := str(before):
         output.note(f"Kept from {old.version}: {kept}, and its secrets. --reset starts anew.")
     # What a new version no longer asks for, it no longer has.
-    still = tuple(grant for grant in before.grants if grant in manifest.capabilities)
+    still = tuple(grant for grant in before.grants if grant in asked(manifest))
     return replace(before, grants=still).plus(given)
 
 
 def _decided(terms: Terms, manifest: Manifest, tenant: str, *, yes: bool, chosen: bool) -> Terms:
     """Show what the extension asks for, and settle what it gets."""
-    missing = [
-        asked for asked in manifest.capabilities if asked not in (*DEFAULT_GRANTS, *terms.grants)
-    ]
+    missing = [wish for wish in asked(manifest) if wish not in (*DEFAULT_GRANTS, *terms.grants)]
     if not wants_json():
         _show_asked(manifest, terms, tenant, yes=yes)
     if missing and not yes and not chosen and not wants_json() and sys.stdin.isatty():
@@ -167,13 +174,13 @@ def _decided(terms: Terms, manifest: Manifest, tenant: str, *, yes: bool, chosen
 
 def _show_asked(manifest: Manifest, terms: Terms, tenant: str, *, yes: bool) -> None:
     output.say(f"{manifest.name} {manifest.version}, for the tenant {output.visible(tenant)}")
-    asked = dict.fromkeys((*manifest.capabilities, *terms.grants))
-    if not asked:
+    names = dict.fromkeys((*asked(manifest), *terms.grants))
+    if not names:
         output.say("It asks for nothing.")
         return
     rows = [
         (name, MEANINGS.get(name, "what a plugin provides"), _standing(name, terms, yes=yes))
-        for name in asked
+        for name in names
     ]
     output.print_table(("it asks for", "to", "granted"), rows)
 
@@ -263,7 +270,7 @@ def fields_of(done: Install, settings: Settings) -> dict[str, Any]:
         "content_hash": done.content_hash,
         "install_id": done.install_id,
         "config": dict(done.config),
-        "grants": list(done.grants),
+        "grants": list(granted(done)),
         "egress": list(done.egress),
         "routes": [str(route) for route in done.routes],
         "memory_mb": done.memory_mb,
@@ -333,7 +340,7 @@ def _print_installs(found: Iterable[Install]) -> None:
                 one.tenant_id,
                 one.extension_id,
                 one.version,
-                " ".join(grant for grant in one.grants if grant not in DEFAULT_GRANTS) or "-",
+                " ".join(grant for grant in granted(one) if grant not in DEFAULT_GRANTS) or "-",
                 f"{one.created_at:%Y-%m-%d %H:%M}",
             )
             for one in found

@@ -13,6 +13,7 @@ import click
 
 from runnerwsgi import capabilities
 from runnerwsgi.errors import ConfigurationError
+from runnerwsgi.headers import SANDBOX_OPTIONS
 from runnerwsgi.installs import DEFAULT_GRANTS, Install
 from runnerwsgi.origins import parse_egress_entry
 
@@ -21,6 +22,7 @@ from . import output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from runnerwsgi.manifest import Manifest
     from runnerwsgi.origins import EgressEntry
     from runnerwsgi.settings import Settings
 
@@ -37,6 +39,10 @@ MEANINGS: Mapping[str, str] = {
     "cap:invoice.manual.create": "create invoices",
     "cap:client.read": "read clients",
     "cap:service.read": "read services",
+    "allow-forms": "submit forms in its page",
+    "allow-modals": "open alerts and prompts from its page",
+    "allow-downloads": "start downloads from its page",
+    "allow-popups": "open windows from its page",
 }
 # A capability that is useless without something else, and how that is given.
 _NEEDS = (
@@ -53,6 +59,7 @@ class Terms:
     """What an install is given, beside its bundle."""
 
     config: Mapping[str, str] = field(default_factory=dict)
+    # Capabilities, and the words that widen the page's sandbox.
     grants: tuple[str, ...] = ()
     egress: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
@@ -64,7 +71,7 @@ class Terms:
         """The terms of what is installed."""
         routes = tuple(map(str, install.routes))
         limits = (install.memory_mb, install.timeout_ms)
-        return cls(install.config, install.grants, install.egress, routes, *limits)
+        return cls(install.config, granted(install), install.egress, routes, *limits)
 
     def plus(self, more: Terms) -> Terms:
         """These terms and *more*, which wins where both say something."""
@@ -79,7 +86,12 @@ class Terms:
 
     def arguments(self) -> dict[str, Any]:
         """These terms as arguments of :meth:`runnerwsgi.installs.Installs.add`."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        words = {grant for grant in self.grants if grant in SANDBOX_OPTIONS}
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return given | {
+            "grants": [grant for grant in self.grants if grant not in words],
+            "sandbox": sorted(words),
+        }
 
     def __str__(self) -> str:
         extra = [grant for grant in self.grants if grant not in DEFAULT_GRANTS]
@@ -90,6 +102,16 @@ class Terms:
             "routes": self.routes,
         }
         return ", ".join(f"{len(found)} {name}" for name, found in counted.items() if found)
+
+
+def asked(manifest: Manifest) -> tuple[str, ...]:
+    """What an extension wants beyond running: capabilities, and words for its page's sandbox."""
+    return (*manifest.capabilities, *(manifest.ui.sandbox if manifest.ui else ()))
+
+
+def granted(install: Install) -> tuple[str, ...]:
+    """What it has of that."""
+    return (*install.grants, *install.sandbox)
 
 
 def _pairs(texts: Iterable[str], option: str, key_form: re.Pattern[str]) -> dict[str, str]:
@@ -145,14 +167,14 @@ def _secret(key: str, place: str) -> str:
 def concerns(done: Install, has_secrets: bool, settings: Settings) -> Iterator[str]:
     """What the one who installs should know."""
     yield from not_granted(done)
-    for grant in done.grants:
-        if grant not in (*DEFAULT_GRANTS, *done.manifest.capabilities):
+    for grant in granted(done):
+        if grant not in (*DEFAULT_GRANTS, *asked(done.manifest)):
             yield f"{grant} is granted, but {done.extension_id} does not ask for it."
     for grant, name, option in _NEEDS:
-        granted, given = grant in done.grants, bool(getattr(done, name))
-        if granted and not given:
+        has, given = grant in done.grants, bool(getattr(done, name))
+        if has and not given:
             yield f"{grant} is granted, but without {option} it reaches nothing."
-        if given and not granted:
+        if given and not has:
             yield f"{option} has no effect without --grant {grant}."
     if has_secrets and "cap:secrets.get" not in done.grants:
         yield "It has secrets that it may not read: grant cap:secrets.get."
@@ -164,12 +186,12 @@ def concerns(done: Install, has_secrets: bool, settings: Settings) -> Iterator[s
 
 def not_granted(done: Install) -> Iterator[str]:
     """What the extension asks for and did not get, and how to grant it."""
-    for asked in done.manifest.capabilities:
-        if asked not in done.grants:
-            meaning = MEANINGS.get(asked, "use what a plugin provides")
+    for wish in asked(done.manifest):
+        if wish not in granted(done):
+            meaning = MEANINGS.get(wish, "use what a plugin provides")
             yield (
-                f"{asked} is not granted: {done.extension_id} cannot {meaning}. Install it with "
-                f"--grant {asked}."
+                f"{wish} is not granted: {done.extension_id} cannot {meaning}. Install it with "
+                f"--grant {wish}."
             )
 
 

@@ -123,6 +123,16 @@ class TestGrants:
         assert said.exit_code == 0
         assert any(warning in text for text in json.loads(said.stdout)["warnings"])
 
+    def test_a_page_gets_forms_when_it_asks_and_one_says_so(self, run, hello):
+        page = {"type": "iframe", "entry": "ui/index.html", "sandbox": ["allow-forms"]}
+        asking(hello, ui=page)
+        refused = run("install", "hello")
+        assert "allow-forms is not granted" in refused.stderr
+        done = run("install", "hello", "--grant", "allow-forms")
+        assert "submit forms in its page" in done.stdout
+        assert "allow-forms" in run("installs").stdout
+        assert "allow-forms" in stored(run)[0]["grants"]
+
     def test_egress_below_the_upper_bound_is_fine(self, run, hello):
         asking(hello, "cap:http.fetch")
         allow = {"RUNNER_EGRESS_ALLOW": "https://*.example.com"}
