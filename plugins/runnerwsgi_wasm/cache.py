@@ -283,6 +283,15 @@ class Guests:
         return component
 
     def _compile(self, path: Path, fuel: bool, wasm: Path) -> None:
+        try:
+            self._compile_once(path, fuel, wasm)
+        except OSError as exc:
+            raise StorageError(
+                f"The code cache {self._folder.root} cannot be written: {exc.strerror}. "
+                "Check its free space and permissions (RUNNER_WASM_CACHE_DIR)."
+            ) from exc
+
+    def _compile_once(self, path: Path, fuel: bool, wasm: Path) -> None:
         before = _last_used(path)
         with self._folder.locked(path):
             if _last_used(path) > before:

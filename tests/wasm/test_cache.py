@@ -186,6 +186,17 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error_and_shows_in_health(fre
     assert rig.backend.runner_health().status == "ok"
 
 
+def test_a_folder_that_cannot_be_written_is_a_storage_error(fresh):
+    rig = fresh()
+    rig.warm_up(ECHO)
+    (lock,) = (rig.folder / "code").glob("*.lock")
+    lock.with_suffix(".cwasm").unlink()
+    lock.unlink()
+    lock.mkdir()  # in the way, for root too
+    with pytest.raises(StorageError, match="RUNNER_WASM_CACHE_DIR"):
+        cold(rig).run(ECHO)
+
+
 # The compiler's own limits
 
 
@@ -225,6 +236,7 @@ def test_the_compiler_gets_nothing_of_our_environment(fresh, monkeypatch, tmp_pa
 # Processes and threads
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # 3.12: threads and fork
 def test_a_forked_child_runs_guests_of_its_own(fresh):
     rig = fresh()
     assert rig.run(ECHO).outcome == "ok"
