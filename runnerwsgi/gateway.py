@@ -180,7 +180,14 @@ class Gateway:
 
     def metadata(self) -> dict[str, Mapping[str, Any]]:
         """What each plugin says of itself, by plugin name."""
-        return dict(self._each("runner_metadata"))
+        found: dict[str, Mapping[str, Any]] = {}
+        for name, ask in self._each("runner_metadata"):
+            try:
+                found[name] = ask()
+            except Exception as exc:
+                # Said of one plugin; it must not hide what the others say.
+                found[name] = {"error": f"runner_metadata raised {type(exc).__name__}: {exc}"}
+        return found
 
     def register_commands(self, group: Any) -> None:
         """Let the plugins add their sub-commands to a click group."""
@@ -273,8 +280,8 @@ class Gateway:
 
     def _capabilities(self) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
         merged: dict[str, dict[str, Callable[..., Any]]] = {}
-        for name, provided in self._each("runner_capabilities"):
-            for interface, functions in provided.items():
+        for name, provide in self._each("runner_capabilities"):
+            for interface, functions in provide().items():
                 known = merged.setdefault(interface, {})
                 if twice := known.keys() & functions.keys():
                     raise ConfigurationError(
@@ -284,10 +291,10 @@ class Gateway:
                 known.update(functions)
         return merged
 
-    def _each(self, hook: str) -> Iterator[tuple[str, Any]]:
-        """The answer of each plugin that has *hook*, with the plugin's name."""
+    def _each(self, hook: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """The implementation of each plugin that has *hook*, with the plugin's name."""
         for impl in getattr(self._manager.hook, hook).get_hookimpls():
-            yield impl.plugin_name, cast("Callable[[], Any]", impl.function)()
+            yield impl.plugin_name, cast("Callable[[], Any]", impl.function)
 
     def _culprit(self, exc: BaseException) -> str:
         """The plugin whose hook an exception came through: pluggy does not say."""

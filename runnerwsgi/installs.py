@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -235,7 +235,10 @@ class Installs:
         return self._current().by_name.get((tenant_id, extension_id))
 
     def by_hash(self, extension_id: str, content_hash: str) -> Install | None:
-        """Any tenant's install of exactly this content: UI files are the same for all."""
+        """The oldest install of exactly this content: UI files are the same for all tenants.
+
+        Its ``sandbox`` has the words of every tenant's install.
+        """
         return self._current().by_hash.get((extension_id, content_hash))
 
     def list(self, tenant_id: str | None = None) -> tuple[Install, ...]:
@@ -451,10 +454,20 @@ def _snapshot(
         generation=number,
         read_at=read_at,
         by_name={(one.tenant_id, one.extension_id): one for one in ordered},
-        # Reversed, so that the oldest install is the one that stays.
-        by_hash={(one.extension_id, one.content_hash): one for one in reversed(ordered)},
+        by_hash=_by_hash(ordered),
         known=found,
     )
+
+
+def _by_hash(ordered: Iterable[Install]) -> dict[tuple[str, str], Install]:
+    """The oldest install of each content, with the sandbox words of all: its files are shared."""
+    found: dict[tuple[str, str], Install] = {}
+    for one in ordered:
+        first = found.setdefault((one.extension_id, one.content_hash), one)
+        if more := [word for word in one.sandbox if word not in first.sandbox]:
+            shared = replace(first, sandbox=(*first.sandbox, *more))
+            found[one.extension_id, one.content_hash] = shared
+    return found
 
 
 def _install(row: Row[Any]) -> Install | None:

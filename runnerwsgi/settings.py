@@ -264,8 +264,8 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_PUBLIC_ORIGINS",
         listed(origin),
         (),
-        "Origins from which unsafe calls are accepted where a browser sends no `Sec-Fetch-Site`.",
-        shown="the origin of an absolute `RUNNER_PUBLIC_BASE`",
+        "The application's own origins: calls with any other `Origin` are refused, and unsafe ones "
+        "are accepted from them where a browser sends no `Sec-Fetch-Site`.",
     ),
     Setting(
         "RUNNER_EGRESS_ALLOW",
@@ -334,8 +334,6 @@ class Settings:
     def __post_init__(self) -> None:
         self._fill("database_url", f"sqlite:///{self.home / 'runnerwsgi.db'}")
         self._fill("bundle_store", str(self.home / "bundles"))
-        if "://" in self.public_base:
-            self._fill("public_origins", (self.public_base.removesuffix(self.mount),))
         if faults := self._contradictions():
             raise ConfigurationError(faults=faults)
 

@@ -262,3 +262,23 @@ def test_an_unknown_variable_is_warned_about(caplog, tmp_path):
     env = {"RUNNER_BACKEND": "wasm", "RUNNER_HOME": str(tmp_path), "RUNNER_TIMEOUTMS": "1"}
     Gateway.from_env(env).close()
     assert "Did you mean RUNNER_TIMEOUT_MS?" in caplog.text
+
+
+def test_a_plugin_whose_metadata_fails_does_not_hide_the_others():
+    class Broken:
+        name = "broken"
+
+        @hookimpl
+        def runner_metadata(self):
+            raise ValueError("no")
+
+    class Fine:
+        name = "fine"
+
+        @hookimpl
+        def runner_metadata(self):
+            return {"version": "1"}
+
+    found = Gateway(Backend(), Broken(), Fine()).metadata()
+    assert found["fine"] == {"version": "1"}
+    assert found["broken"] == {"error": "runner_metadata raised ValueError: no"}

@@ -103,6 +103,16 @@ def test_any_tenants_install_is_found_by_its_hash(installs):
     assert installs.by_hash("acme.bye", HASH) is None
 
 
+def test_what_a_page_may_do_is_what_any_tenant_allows(installs):
+    installs.add("old", "acme.hello", HASH, manifest())
+    installs.add("new", "acme.hello", HASH, manifest(), sandbox=["allow-forms"])
+    installs.add("third", "acme.hello", HASH, manifest(), sandbox=["allow-popups"])
+    shared = installs.by_hash("acme.hello", HASH)
+    assert shared.tenant_id == "old"
+    assert set(shared.sandbox) == {"allow-forms", "allow-popups"}
+    assert installs.find("old", "acme.hello").sandbox == ()
+
+
 def test_a_new_version_replaces_the_whole_state_and_keeps_id_and_age(installs):
     old = installs.add(
         "acme", "acme.hello", HASH, manifest(), config={"a": "1"}, grants=["cap:storage.kv"]
