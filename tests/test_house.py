@@ -16,7 +16,18 @@ PLUGINS = ROOT / "plugins"
 # docs/explanation/architecture.md draws it. A module imports from its own floor or below.
 FLOORS = (
     ("errors", "hookspecs", "secrets", "_version"),
-    ("protocol", "headers", "paths", "origins", "settings", "manifest", "wire", "browser", "wit"),
+    (
+        "protocol",
+        "headers",
+        "paths",
+        "origins",
+        "settings",
+        "manifest",
+        "routes",
+        "wire",
+        "browser",
+        "wit",
+    ),
     # One noun each, from bytes on disk to requests and answers.
     (
         *("tar", "zstd", "database", "bundles", "installs", "access"),

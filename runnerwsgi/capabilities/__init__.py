@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     from runnerwsgi.access import Principal
-    from runnerwsgi.installs import Installs, RouteGrant
+    from runnerwsgi.installs import Installs
     from runnerwsgi.protocol import User
+    from runnerwsgi.routes import RouteGrant
     from runnerwsgi.settings import Settings
 
 log = logging.getLogger(__name__)

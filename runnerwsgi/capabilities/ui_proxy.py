@@ -12,8 +12,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from runnerwsgi.capabilities import inside_route
 from runnerwsgi.errors import CapabilityError
-from runnerwsgi.installs import is_plain_path
 from runnerwsgi.protocol import METHODS
+from runnerwsgi.routes import is_plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,7 @@ import pytest
 
 from runnerwsgi.capabilities.ui_proxy import UiProxy
 from runnerwsgi.errors import CapabilityError
-from runnerwsgi.installs import RouteGrant
+from runnerwsgi.routes import RouteGrant
 
 
 class App:
