@@ -1,3 +1,4 @@
+import gc
 import os
 import stat
 import subprocess
@@ -147,11 +148,15 @@ def test_a_forked_child_inherits_no_idle_connection(database, file):
     assert in_child(lambda: sys.exit(1) if any(map(is_the_database, range(256))) else None)
 
 
+# The one connection that was busy while its pool was replaced is left to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
 def test_a_fork_in_the_middle_of_a_transaction_harms_neither_side(database):
     with database.begin() as connection:
         advance(connection, "x")
         assert in_child(lambda: read_generation(database) == 0 or sys.exit(1))
     assert read_generation(database) == 1
+    del connection
+    gc.collect()
 
 
 def test_a_table_that_is_declared_later_is_made_when_it_is_used(database):

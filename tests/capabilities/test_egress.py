@@ -459,6 +459,12 @@ def certify(name, key, issuer, issuer_key, hosts):
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=hosts is None, path_length=None), critical=True)
+        # Both identifiers are required by the strict checks that Python 3.13 turned on.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
     )
     if hosts is not None:
         alternatives = x509.SubjectAlternativeName([general_name(host) for host in hosts])

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -192,7 +193,8 @@ class TestSecrets:
     def reveal(self, run, key="key"):
         install = stored(run)[0]
         settings = Settings.from_env(os.environ)
-        return Installs.from_settings(settings).secret(install["install_id"], key)
+        with closing(Installs.from_settings(settings)) as installs:
+            return installs.secret(install["install_id"], key)
 
     def test_from_a_file_encrypted_at_rest(self, run, hello, folder, tmp_path):
         (folder / "secret").write_text(f"{SECRET}\n")

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from contextlib import closing
 
 import pytest
 from corpus.cases import due
@@ -45,7 +46,7 @@ class Start:
         try:
             self.settings = Settings.from_env(self.env)
             if "RUNNER_BACKEND" in self.env:
-                RunnerMiddleware.from_env(host_app, env=self.env)
+                RunnerMiddleware.from_env(host_app, env=self.env).close()
         except ConfigurationError as error:
             self.error = error
             return
@@ -55,6 +56,10 @@ class Start:
             public_base=self.settings.public_base,
         )
         self.site.install()
+
+    def close(self):
+        if self.site is not None:
+            self.site.app.close()
 
     @property
     def variable(self):
@@ -123,9 +128,9 @@ CHECKS = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_environment_is_taken_or_refused_as_the_corpus_says(case, tmp_path, monkeypatch):
-    start = Start(case["input"]["env"], tmp_path, monkeypatch)
-    for key, expected in case["expect"].items():
-        assert CHECKS[key](start, expected), (key, expected, start.error)
+    with closing(Start(case["input"]["env"], tmp_path, monkeypatch)) as start:
+        for key, expected in case["expect"].items():
+            assert CHECKS[key](start, expected), (key, expected, start.error)
     assert "broken" not in sys.modules
 
 

@@ -38,7 +38,6 @@ class Run:
         self.caplog = caplog
         self.settings = self._settings()
         self.site = Site(folder, identify=self.identify, **self.settings)
-        self.site.install()
 
     def _settings(self):
         given = self.input.get("config", {})
@@ -287,9 +286,10 @@ CHECKS: dict[str, Callable[[Run, object], object]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_hostile_request_is_answered_as_the_corpus_says(case, tmp_path, caplog):
     run = Run(case, tmp_path, caplog)
-    run.start()
-    for key, expected in case["expect"].items():
-        assert CHECKS[key](run, expected), (key, expected, run.answer, run.asked, run.lines)
+    with run.site:
+        run.start()
+        for key, expected in case["expect"].items():
+            assert CHECKS[key](run, expected), (key, expected, run.answer, run.asked, run.lines)
 
 
 def test_every_expectation_is_used_by_a_case():
