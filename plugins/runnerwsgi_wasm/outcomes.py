@@ -28,6 +28,9 @@ _TRAPS: tuple[tuple[str, Outcome, str], ...] = (
     ("wasm trap: interrupt", "timeout", "the epoch deadline was reached"),
     ("all fuel consumed", "out_of_fuel", "the fuel limit was reached"),
     ("exceeds memory limits", "refused", "it needs more memory to start than it may use"),
+    ("memory count too high", "refused", "it has more than two memories"),
+    ("table count too high", "refused", "it has more tables than it may"),
+    ("instance count too high", "refused", "it has more core instances than it may"),
     ("fuel allocated for hostcalls", "guest_trap", "it moves more at once than the engine carries"),
 )
 

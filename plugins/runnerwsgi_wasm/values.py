@@ -26,6 +26,8 @@ from wasmtime import _ffi as ffi
 from wasmtime.component import _types as wit
 from wasmtime.component._resources import ResourceHost
 
+from .faults import GuestFault
+
 Storelike = Store | StoreContext
 
 CELL = ctypes.sizeof(ffi.wasmtime_component_val_t)
@@ -36,6 +38,9 @@ _OF = ffi.wasmtime_component_val_t.of.offset
 # The packing below is written for these sizes; another wasmtime may lay its values out anew.
 if (CELL, _ENTRY, _NAME, _OF) != (32, 48, 16, 8):
     raise ImportError("this wasmtime lays its values out anew: install 'wasmtime>=50,<51'")
+
+# Python turns elements into objects while no deadline reaches it: some microseconds for each.
+MOST_ELEMENTS = 10_000
 
 _CHUNK = 1 << 16
 _LONGEST = 1 << 31
@@ -275,8 +280,11 @@ class Sequence:
         )
 
     def decode(self, raw: bytes, at: int, store: Storelike | None) -> list[Any]:
-        """The elements."""
-        count, cells = _block(raw, at + _OF, CELL)
+        """The elements; a guest that sends more than ten thousand of them is ended."""
+        count, _ = _unpack_vec(raw, at + _OF)
+        if count > MOST_ELEMENTS:
+            raise GuestFault(f"a list of {count} elements; at most {MOST_ELEMENTS}")
+        _, cells = _block(raw, at + _OF, CELL)
         return [self._element.decode(cells, i * CELL, store) for i in range(count)]
 
 

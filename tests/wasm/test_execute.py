@@ -39,6 +39,22 @@ CONTENT_HOG = guest(
 )
 
 
+def _many(count, content):
+    """As many core instances of one module."""
+    instances = "".join(f"(core instance $i{n} (instantiate $m))" for n in range(count))
+    return f"(core module $m {content}){instances}"
+
+
+def _empty_headers(count):
+    """A guest that answers with *count* headers without name or value."""
+    return guest(
+        f"""(drop (memory.grow (i32.const 2000))) (i32.store16 (i32.const 512) (i32.const 200))
+        (i32.store (i32.const 516) (i32.const 65536))
+        (i32.store (i32.const 520) (i32.const {count}))
+        (i32.const 512)"""
+    )
+
+
 def test_a_handler_sees_method_and_url(rig):
     response = rig.run(ECHO, HttpRequest("PATCH", "/grüße", "a=1&a=2"))
     assert (response.outcome, response.status) == ("ok", 200)
@@ -102,6 +118,7 @@ def test_each_end_has_its_outcome(rig, component, limits, outcome, sign):
         (header_guest("x-a", "1\r\nset-cookie: a=b"), "control character"),
         (header_guest("x-a", "1\0"), "control character"),
         (body_guest(0, 5_000_000), "out-of-bounds"),
+        (_empty_headers(400_000), "400000 elements"),
     ],
     ids=[
         "a status below 200",
@@ -111,6 +128,7 @@ def test_each_end_has_its_outcome(rig, component, limits, outcome, sign):
         "a header value with a line end",
         "a header value with a zero",
         "a body outside of its memory",
+        "more headers than can be read in time",
     ],
 )
 def test_a_nonsense_answer_is_a_guest_trap(rig, component, sign):
@@ -157,6 +175,9 @@ def test_a_bundle_that_is_not_there_is_not_found(rig):
         ("(module)", "refused"),
         (guest(modules="(core module $big (memory 2000))(core instance $b (instantiate $big))"),
          "more memory to start"),
+        (guest(modules=_many(2, "(memory 1)")), "more than two memories"),
+        (guest(modules=_many(11, "(table 1 funcref)")), "more tables"),
+        (guest(modules=_many(101, "")), "more core instances"),
         ('(component (import "m" (core module)))', "handler"),
     ],
     ids=[
@@ -165,6 +186,9 @@ def test_a_bundle_that_is_not_there_is_not_found(rig):
         "a component that does not validate",
         "a module instead of a component",
         "a component that starts with too much memory",
+        "a component whose memories add up",
+        "a component whose tables add up",
+        "a component of too many instances",
         "a component that wants a module",
     ],
 )  # fmt: skip
