@@ -16,6 +16,8 @@ MAX_QUERY_BYTES = 8192
 _EXTENSION_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*")
 # C0, DEL, C1, line and paragraph separators, direction overrides and isolates.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# In a guest's `url` the path ends at these: an access level must not hold for a longer one.
+_CUTTING = re.compile(r"[\\?#]")
 # What a second percent-decoding would turn into a dot, a slash, a backslash or a control.
 _ENCODED_TWICE = re.compile(r"%(?:2[eEfF]|5[cC]|[01][0-9a-fA-F]|7[fF]|25)")
 
@@ -53,7 +55,8 @@ def decode(path_info: str) -> str:
     Nothing is normalised: what would need it is refused.
 
     Raises:
-        BadPath: invalid UTF-8, a dot segment, a backslash, a control character.
+        BadPath: invalid UTF-8, a dot segment, a backslash, a control character, or a ``?`` or
+            ``#``: whoever reads the path as part of a URL would find another path there.
         UriTooLong: more than 2 KiB.
     """
     try:
@@ -63,8 +66,8 @@ def decode(path_info: str) -> str:
         raise BadPath("the path is not valid UTF-8") from None
     if len(raw) > MAX_PATH_BYTES:
         raise UriTooLong(f"the path has {len(raw)} bytes")
-    if "\\" in text or _CONTROL.search(text):
-        raise BadPath("the path has a backslash or a control character")
+    if _CUTTING.search(text) or _CONTROL.search(text):
+        raise BadPath("the path has a backslash, a `?`, a `#` or a control character")
     if _ENCODED_TWICE.search(text) or _has_dot_segment(text):
         raise BadPath("the path has a dot segment, or is encoded twice")
     return text

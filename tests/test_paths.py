@@ -28,6 +28,8 @@ def test_a_plain_path_is_decoded_and_nothing_else(path):
         pytest.param("/.", id="a dot"),
         pytest.param("/..;x/b", id="dot-dot with a parameter"),
         pytest.param("/a\\b", id="backslash"),
+        pytest.param("/admin?a", id="a question mark, where a guest's path ends"),
+        pytest.param("/admin#a", id="a number sign, where a guest's path ends"),
         pytest.param("/%2e%2e/b", id="dots encoded twice"),
         pytest.param("/a%2Fb", id="a slash encoded twice"),
         pytest.param("/a%5cb", id="a backslash encoded twice"),
@@ -66,7 +68,7 @@ def test_what_decodes_is_the_bytes_and_walks_nowhere(path):
         return
     assert decoded.encode("utf-8").decode("latin-1") == path
     assert not {".", ".."} & set(decoded.split("/"))
-    assert not set(decoded) & set("\\\0\r\n\x7f\x85\u2028\u2029")
+    assert not set(decoded) & set("\\?#\0\r\n\x7f\x85\u2028\u2029")
 
 
 @pytest.mark.parametrize("text", ["a", "acme.hello", "A-1_b", "0", "a" * 128])
