@@ -4,7 +4,7 @@
 
     Fault
     ├── GuestFault          the guest's: outcome ``guest_trap``
-    │   ├── Unprovided      it called an import that nobody provides
+    │   ├── Unprovided      it called an import that nobody provides to it
     │   ├── Exited          it ended itself instead of answering
     │   └── BadAnswer       it answered something that is no HTTP answer
     ├── OutOfTime           its time ended while it waited for the host: ``timeout``
@@ -26,7 +26,7 @@ class GuestFault(Fault):
 
 
 class Unprovided(GuestFault):
-    """The guest called an import that nobody provides; the message names the capability."""
+    """The guest called an import that nobody provides to it; the message names the capability."""
 
 
 class Exited(GuestFault):

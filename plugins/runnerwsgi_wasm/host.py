@@ -29,38 +29,14 @@ log = logging.getLogger(__name__)
 
 PACKAGE = "alga:extension/"
 
-# Which capability an interface belongs to; it is named when a call of it fails (protocol §5).
+# What an extension is to use instead of a part of WASI; it is named when a call of it fails.
 CAPABILITIES: Mapping[str, str] = {
-    "alga:extension/context": "cap:context.read",
-    "alga:extension/logging": "cap:log.emit",
-    "alga:extension/user": "cap:user.read",
-    "alga:extension/user-v2": "cap:user.read",
-    "alga:extension/secrets": "cap:secrets.get",
-    "alga:extension/http": "cap:http.fetch",
-    "alga:extension/storage": "cap:storage.kv",
-    "alga:extension/ui-proxy": "cap:ui.proxy",
-    "alga:extension/scheduler": "cap:scheduler.manage",
-    "alga:extension/invoicing": "cap:invoice.manual.create",
-    "alga:extension/clients": "cap:client.read",
-    "alga:extension/services": "cap:service.read",
-    "wasi:http/": "cap:http.fetch",
-    "wasi:sockets/": "cap:http.fetch",
+    "wasi:http": "cap:http.fetch",
+    "wasi:sockets": "cap:http.fetch",
 }
 
 # Two interfaces spell the same refusal differently.
 _SAME_REFUSAL = {"denied": "not-allowed", "not-allowed": "denied"}
-
-
-def capability_of(interface: str) -> str:
-    """The capability an interface belongs to, for a message."""
-    package = interface.partition("/")[0] + "/"
-    return CAPABILITIES.get(interface) or CAPABILITIES.get(package) or "no known capability"
-
-
-def _nobodys(interface: str, function: str) -> Unprovided:
-    return Unprovided(
-        f"{interface}#{function} is provided by nobody here ({capability_of(interface)})"
-    )
 
 
 def _context(call: Call) -> dict[str, Any]:
@@ -107,7 +83,8 @@ class HostFunction:
         return self._ask if is_asked else self._fail
 
     def _fail(self, call: Call, *args: Any) -> Any:
-        raise _nobodys(self.interface, self.name)
+        capability = CAPABILITIES.get(self.interface.partition("/")[0], "no known capability")
+        raise Unprovided(f"{self.interface}#{self.name} is provided by nobody here ({capability})")
 
     @property
     def signature(self) -> Signature:
@@ -129,7 +106,7 @@ class HostFunction:
         except CapabilityError as exc:
             return self._refusal(exc, result)
         except UnknownCapability as exc:
-            raise _nobodys(self.interface, self.name) from exc
+            raise Unprovided(f"{self.interface}#{self.name}: {exc}") from exc
         except OutOfTime:
             raise
         except Exception as exc:

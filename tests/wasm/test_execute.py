@@ -262,13 +262,13 @@ def test_a_host_function_that_answers_the_wrong_type_is_an_internal_error(rig):
     ("imported", "code", "signs"),
     [
         (NOBODYS, "(drop (call $f0))", ("acme:doors/door#open",)),
-        (CLIENTS, "(drop (call $f0))", ("alga:extension/clients#count", "cap:client.read")),
+        (CLIENTS, "(drop (call $f0))", ("alga:extension/clients#count", "not granted")),
         (SOCKET, "(drop (call $f0 (i32.const 0)))", ("create-tcp-socket", "cap:http.fetch")),
     ],
-    ids=["an interface of a stranger's", "an interface without a provider", "a socket"],
+    ids=["an interface of a stranger's", "an interface that was not granted", "a socket"],
 )
 def test_an_import_nobody_provides_traps_when_it_is_called(rig, imported, code, signs):
-    nobody = Capabilities(UnknownCapability("nobody"))
+    nobody = Capabilities(UnknownCapability("not granted"))
     assert rig.run(guest(imports=[imported]), capabilities=nobody).outcome == "ok"
     response = rig.run(guest(f"{code} {OK}", imports=[imported]), capabilities=nobody)
     assert response.outcome == "guest_trap"

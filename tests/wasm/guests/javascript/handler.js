@@ -41,9 +41,21 @@ function refused() {
   }
 }
 
+function granted() {
+  try {
+    return {
+      secret: getSecret('token'),
+      route: new TextDecoder().decode(callRoute('/api/me', text.encode('payload'))),
+    };
+  } catch (error) {
+    return { refused: (error.payload ?? error).toString() };
+  }
+}
+
 const paths = {
   '/': everything,
   '/refused': refused,
+  '/granted': granted,
   '/loop': () => { for (;;) ; },
   '/fail': () => { throw new Error('told to'); },
   '/hoard': () => {

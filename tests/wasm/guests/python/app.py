@@ -9,12 +9,25 @@ import time
 
 import wit_world
 from componentize_py_types import Err
-from wit_world.imports import context, http, logging, secrets, storage, ui_proxy, user, user_v2
+from wit_world.imports import (
+    context,
+    http,
+    invoicing,
+    logging,
+    scheduler,
+    secrets,
+    storage,
+    ui_proxy,
+    user,
+    user_v2,
+)
 from wit_world.imports.types import (
+    CreateManualInvoiceInput,
     ExecuteRequest,
     ExecuteResponse,
     HttpHeader,
     HttpRequest,
+    ManualInvoiceItemInput,
     StorageEntry,
 )
 
@@ -43,6 +56,21 @@ def everything(request):
 def refused(request):
     try:
         secrets.get("token")
+    except Err as error:
+        return {"refused": error.value.name}
+
+
+def invoice(request):
+    item = ManualInvoiceItemInput("s1", 2.0, "Pruning", 40.5, None, None, None, None)
+    made = invoicing.create_manual_invoice(
+        CreateManualInvoiceInput("c1", [item], "2030-01-31", None, None)
+    )
+    return {"success": made.success, "number": made.invoice_number, "total": made.total}
+
+
+def schedules(request):
+    try:
+        return {"crons": [found.cron for found in scheduler.list_schedules()]}
     except Err as error:
         return {"refused": error.value.name}
 
@@ -81,6 +109,8 @@ def fail(request):
 PATHS = {
     "/": everything,
     "/refused": refused,
+    "/invoice": invoice,
+    "/schedules": schedules,
     "/surroundings": surroundings,
     "/connect": connect,
     "/sleep": sleep,
