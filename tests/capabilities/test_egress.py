@@ -1,4 +1,5 @@
 import gzip
+import inspect
 import ipaddress
 import socket
 import ssl
@@ -459,7 +460,8 @@ def certify(name, key, issuer, issuer_key, hosts):
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=hosts is None, path_length=None), critical=True)
-        # Both identifiers are required by the strict checks that Python 3.13 turned on.
+        # These three are required by the strict checks that Python 3.13 turned on.
+        .add_extension(key_usage(signs_certificates=hosts is None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
@@ -470,6 +472,14 @@ def certify(name, key, issuer, issuer_key, hosts):
         alternatives = x509.SubjectAlternativeName([general_name(host) for host in hosts])
         builder = builder.add_extension(alternatives, critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
+
+
+def key_usage(*, signs_certificates):
+    from cryptography import x509
+
+    names = inspect.signature(x509.KeyUsage).parameters
+    wanted = {"key_cert_sign"} if signs_certificates else {"digital_signature"}
+    return x509.KeyUsage(**{name: name in wanted for name in names})
 
 
 def general_name(host):
