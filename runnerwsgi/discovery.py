@@ -40,13 +40,18 @@ def load(name: str, env: Mapping[str, str], *, variable: str = "RUNNER_BACKEND")
     """
     factory = _factory(_entry_point(name, variable), variable)
     try:
-        return factory(env)
+        plugin = factory(env)
     except ConfigurationError:
         raise
     except Exception as exc:
         raise ConfigurationError(
             f"{variable}={name}: the plugin could not be set up: {type(exc).__name__}: {exc}."
         ) from exc
+    if plugin is None:
+        raise ConfigurationError(
+            f"{variable}={name}: its factory returned None; it must return the plugin object."
+        )
+    return plugin
 
 
 def _entry_point(name: str, variable: str) -> EntryPoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType, TracebackType
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from .access import Principal
     from .installs import Install
+
+log = logging.getLogger(__name__)
 
 REQUIRED_HOOKS = ("runner_execute", "runner_resolve_ui_url", "runner_health")
 # What a response's fields must be: a stranger's mistake is told, and not passed on to a server.
@@ -217,8 +220,12 @@ class Gateway:
         self._pages = pages
 
     def close(self) -> None:
-        """Let every plugin release what it opened. Safe to call twice."""
-        self._manager.hook.runner_close()
+        """Let every plugin release what it opened, whatever another raises. Safe to call twice."""
+        for name, close in reversed(list(self._each("runner_close"))):
+            try:
+                close()
+            except Exception:
+                log.exception("%s: runner_close failed", name)
         for plugin in self._manager.get_plugins():
             self._manager.unregister(plugin)
 
@@ -257,13 +264,17 @@ class Gateway:
         try:
             self._manager.register(plugin, name)
         except (ValueError, TypeError, pluggy.PluginValidationError) as exc:
-            raise ConfigurationError(f"plugin {name} cannot be registered: {exc}") from exc
+            raise ConfigurationError(
+                f"plugin {name} cannot be registered: {_one_line(exc)}"
+            ) from exc
 
     def _check_hooks(self, backend: object) -> None:
         try:
             self._manager.check_pending()
         except pluggy.PluginValidationError as exc:
-            raise ConfigurationError(f"{exc}. The hooks are in runnerwsgi.hookspecs.") from exc
+            raise ConfigurationError(
+                f"{_one_line(exc)}. The hooks are in runnerwsgi.hookspecs."
+            ) from exc
         for hook in _BACKEND_HOOKS:
             owners = [
                 impl.plugin
@@ -271,7 +282,10 @@ class Gateway:
                 if not (impl.wrapper or impl.hookwrapper)
             ]
             if hook in REQUIRED_HOOKS and not any(owner is backend for owner in owners):
-                raise ConfigurationError(f"backend {self.backend_name} does not implement {hook}.")
+                unmarked = ": @hookimpl is missing above it" if hasattr(backend, hook) else ""
+                raise ConfigurationError(
+                    f"backend {self.backend_name} does not implement {hook}{unmarked}."
+                )
             if others := [_name_of(owner) for owner in owners if owner is not backend]:
                 raise ConfigurationError(
                     f"{', '.join(others)} implements {hook} beside the backend "
@@ -281,7 +295,7 @@ class Gateway:
     def _capabilities(self) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
         merged: dict[str, dict[str, Callable[..., Any]]] = {}
         for name, provide in self._each("runner_capabilities"):
-            for interface, functions in provide().items():
+            for interface, functions in _provided(name, provide).items():
                 known = merged.setdefault(interface, {})
                 if twice := known.keys() & functions.keys():
                     raise ConfigurationError(
@@ -332,6 +346,29 @@ def _load_plugins(
         except ConfigurationError as exc:
             faults += exc.faults
     return loaded, faults
+
+
+def _provided(name: str, provide: Callable[[], Any]) -> Mapping[str, Any]:
+    """What the ``runner_capabilities`` of the plugin *name* gives, if it has the form asked for."""
+    try:
+        found = provide()
+    except Exception as exc:
+        raise ConfigurationError(
+            f"{name}: runner_capabilities raised {type(exc).__name__}: {exc}."
+        ) from exc
+    tables = found.values() if isinstance(found, Mapping) else (found,)
+    if not all(
+        isinstance(table, Mapping) and all(map(callable, table.values())) for table in tables
+    ):
+        raise ConfigurationError(
+            f"{name}: runner_capabilities must return functions by WIT interface and WIT function, "
+            "such as {'clients': {'get-client': self.get_client}}."
+        )
+    return cast("Mapping[str, Any]", found)
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
 
 
 def _fault(response: ExecuteResponse) -> str | None:

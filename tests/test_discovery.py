@@ -51,6 +51,7 @@ def test_only_the_named_plugin_is_imported(install):
         pytest.param("other = 1", "cannot be imported", id="no such name"),
         pytest.param("plugin = 1", "is not callable", id="not callable"),
         pytest.param("def plugin(env):\n    env['X']", "KeyError", id="its factory raises"),
+        pytest.param("def plugin(env):\n    pass", "must return", id="its factory forgets return"),
     ],
 )
 def test_a_plugin_that_does_not_load_is_named(install, source, told):

@@ -120,6 +120,17 @@ def test_a_required_hook_that_is_missing_is_told():
     refuses("does not implement runner_execute", make(runner_health=lambda self: Health("ok")))
 
 
+def test_a_hook_that_is_not_marked_is_told():
+    backend = type("Plain", (), {"runner_execute": lambda self, request: None})()
+    refuses("@hookimpl is missing", backend)
+
+
+def test_what_pluggy_says_in_many_lines_is_told_in_one():
+    with pytest.raises(ConfigurationError) as caught:
+        Gateway(Backend(), make(runner_authorize=lambda self, req: True))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_second_backend_is_no_observer():
     refuses("beside the backend", Backend(), make(runner_health=lambda self: Health("ok")))
 
@@ -138,6 +149,19 @@ def test_two_providers_of_one_function_are_told():
     refuses(r"clients\.get-client", Backend(), provider("one"), provider("two"))
     gateway = Gateway(Backend(), provider("one"))
     assert gateway.capabilities == {"clients": {"get-client": print}}
+
+
+@pytest.mark.parametrize(
+    ("provide", "told"),
+    [
+        pytest.param(lambda self: None, "must return functions", id="nothing"),
+        pytest.param(lambda self: {"clients": print}, "must return functions", id="no interface"),
+        pytest.param(lambda self: {"clients": {"get-client": 1}}, "must return", id="no function"),
+        pytest.param(lambda self: 1 / 0, "raised ZeroDivisionError", id="it raises"),
+    ],
+)
+def test_capabilities_of_another_form_are_told_with_the_plugins_name(provide, told):
+    refuses(f"extra: runner_capabilities {told}", Backend(), make(runner_capabilities=provide))
 
 
 @pytest.mark.parametrize(
@@ -282,3 +306,14 @@ def test_a_plugin_whose_metadata_fails_does_not_hide_the_others():
     found = Gateway(Backend(), Broken(), Fine()).metadata()
     assert found["fine"] == {"version": "1"}
     assert found["broken"] == {"error": "runner_metadata raised ValueError: no"}
+
+
+def test_a_plugin_that_does_not_close_keeps_no_other_from_closing(caplog):
+    closed = []
+    first = make(runner_close=lambda self: closed.append("first"))
+    first.name = "first"
+    last = make(runner_close=lambda self: 1 / 0)
+    last.name = "last"
+    Gateway(Backend(), first, last).close()
+    assert closed == ["first"]
+    assert "last: runner_close failed" in caplog.text
