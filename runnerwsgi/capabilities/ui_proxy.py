@@ -129,39 +129,36 @@ class UiProxy:
         return environ
 
     def _run(self, environ: WSGIEnvironment, deadline: float) -> bytes:
-        answer = _Answer()
+        answer = _Answer(self._max_bytes)
         chunks = self._app(environ, answer.start_response)
         try:
-            body = self._read(answer, chunks, deadline)
+            self._read(answer, chunks, deadline)
         finally:
             close = getattr(chunks, "close", None)
             if close is not None:
                 close()
         if answer.case is not None:
             raise CapabilityError(answer.case, f"the application answered {answer.status}")
-        return body
+        return answer.body()
 
-    def _read(self, answer: _Answer, chunks: Iterable[bytes], deadline: float) -> bytes:
-        body = bytearray(answer.written)
+    @staticmethod
+    def _read(answer: _Answer, chunks: Iterable[bytes], deadline: float) -> None:
         for chunk in chunks:
             if answer.case is not None:
                 break
-            body += chunk
-            if len(body) > self._max_bytes:
-                raise CapabilityError(
-                    "internal", f"the application's answer is above {self._max_bytes} bytes"
-                )
+            answer.write(chunk)
             if time.monotonic() > deadline:
                 raise CapabilityError("internal", "the application did not answer in time")
-        return bytes(body)
 
 
 class _Answer:
-    """What an application says through ``start_response`` (PEP 3333)."""
+    """What an application says through ``start_response``, ``write`` and chunks (PEP 3333)."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.status = 0
-        self.written = bytearray()
+        self._max_bytes = max_bytes
+        self._chunks: list[bytes] = []
+        self._size = 0
 
     @property
     def start_response(self) -> StartResponse:
@@ -169,9 +166,26 @@ class _Answer:
             status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
         ) -> Any:
             self.status = int(status[:3])
-            return self.written.extend
+            return self.write
 
         return start_response
+
+    def write(self, data: bytes) -> None:
+        """Keep a piece of the body, whichever way it came."""
+        self._size += len(data)
+        self._check_size()
+        self._chunks.append(data)
+
+    def body(self) -> bytes:
+        """The whole body; none where an application went on after it was too long."""
+        self._check_size()
+        return b"".join(self._chunks)
+
+    def _check_size(self) -> None:
+        if self._size > self._max_bytes:
+            raise CapabilityError(
+                "internal", f"the application's answer is above {self._max_bytes} bytes"
+            )
 
     @property
     def case(self) -> str | None:

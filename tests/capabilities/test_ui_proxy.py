@@ -291,6 +291,30 @@ def test_an_answer_above_the_cap_is_cut_off_and_closed(app, call):
     assert app.closed == 1
 
 
+@pytest.mark.parametrize("careful", [False, True], ids=["and ends", "and goes on"])
+def test_what_is_written_above_the_cap_is_refused(call, careful):
+    def writer(environ, start_response):
+        write = start_response("200 OK", [])
+        try:
+            write(b"x" * 10_001)
+        except CapabilityError:
+            if not careful:
+                raise
+        return [b""]
+
+    assert refusal(UiProxy(writer, max_bytes=10_000), call, "/api/x", None) == "internal"
+
+
+def test_what_a_late_starter_writes_keeps_its_place(call):
+    def late(environ, start_response):
+        write = start_response("200 OK", [])
+        yield b"one "
+        write(b"two ")
+        yield b"three"
+
+    assert UiProxy(late).call_route(call, "/api/x", None) == b"one two three"
+
+
 def test_an_answer_that_drips_ends_with_the_time_of_the_call(make_call, call):
     def drip(environ, start_response):
         start_response("200 OK", [])
