@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runnerwsgi import headers as header_rules
 from runnerwsgi._version import __version__
 from runnerwsgi.errors import CapabilityError
+from runnerwsgi.logs import emit
 from runnerwsgi.origins import (
     EgressEntry,
     HttpUrl,
@@ -139,13 +140,15 @@ class Egress:
             with self._open(url, addresses, deadline) as sock:
                 return self._exchange(sock, url, method, fields, request.get("body"), deadline)
         except (OSError, http.client.HTTPException, ValueError) as exc:
-            log.info(
-                "fetch failed: %s: %s (request_id=%s extension_id=%s origin=%s)",
-                type(exc).__name__,
-                exc,
-                call.request_id,
-                call.extension_id,
-                url.origin,
+            # The text may be the server's own, line ends and all.
+            emit(
+                log,
+                logging.INFO,
+                "fetch.failed",
+                error=f"{type(exc).__name__}: {exc}",
+                request_id=call.request_id,
+                extension_id=call.extension_id,
+                origin=url.origin,
             )
             raise CapabilityError("transport", f"{url.origin}: {exc}") from exc
 

@@ -285,6 +285,17 @@ def test_a_broken_answer_is_a_transport_error(call, answer):
         assert refusal(egress, call) == "transport"
 
 
+def test_what_a_server_says_stays_in_its_line_of_the_log(call, caplog):
+    caplog.set_level("INFO")
+    said = b"\x1b[2Joh\rERROR all is lost\n"
+    with serving(lambda connection, _: connection.sendall(said)) as port:
+        egress, _ = egress_to(port)
+        assert refusal(egress, call) == "transport"
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+    assert "all is lost" in record.getMessage()
+
+
 def test_an_answer_just_at_the_cap_passes(call):
     for answer in (
         reply(body=b"x" * 1000),
