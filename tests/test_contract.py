@@ -279,6 +279,29 @@ def test_log_lines_pass():
     Kit().test_it_executes(Gateway(answering(logs=(LogLine("info", "hello"),))))
 
 
+def test_what_is_not_looked_at_may_be_of_any_form():
+    class Echoing(Kit):
+        runs_bundles = False
+
+    Echoing().test_an_unknown_bundle_is_told_as_such(answering(headers={"a": "b"}))
+
+
+def test_a_backend_is_warm_before_its_time_is_taken():
+    class Compiling(Good):
+        warm = False
+
+        @hookimpl
+        def runner_warm_up(self, bundle):
+            self.warm = True
+            return WarmUp(compiled=True, ms=1)
+
+        @hookimpl
+        def runner_execute(self, request):
+            return ExecuteResponse(504, outcome="timeout" if self.warm else "internal")
+
+    Kit().test_an_endless_handler_is_ended(Compiling())
+
+
 @pytest.fixture(scope="module")
 def wasm(tmp_path_factory):
     """An environment whose store has two bundles, and the hashes of these: echo and endless."""
