@@ -422,9 +422,13 @@ def default_home() -> Path:
 
 
 def read(table: Iterable[Setting], env: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a table's variables; an empty variable counts as not set.
+    """The values of a table's variables, by variable; an empty one counts as not set.
 
     A plugin reads its own ``RUNNER_<NAME>_*`` with this.
+
+    Example::
+
+        read(SETTINGS, env)["RUNNER_ECHO_GREETING"]
 
     Raises:
         ConfigurationError: with every fault of the table, each naming its variable.

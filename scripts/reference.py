@@ -208,8 +208,21 @@ echo = "runnerwsgi_echo:plugin"
 
 `RUNNER_BACKEND` names the one plugin that runs extensions: it implements `runner_execute`,
 `runner_resolve_ui_url` and `runner_health`. `RUNNER_PLUGINS` names further ones. Those may
-authorise calls, provide capabilities, or observe the backend's hooks with
-`@hookimpl(wrapper=True)`. Only plugins that are named are imported.
+authorise calls, provide capabilities, or observe the backend's hooks. Only plugins that are named
+are imported.
+
+An observer is a wrapper: it yields to the backend, and gives back what came of the call.
+
+```python
+class Audit:
+    name = "audit"
+
+    @hookimpl(wrapper=True)
+    def runner_execute(self, request):
+        response = yield  # a backend that raises raises here
+        log.info("%s: %s", request.context.extension_id, response.outcome)
+        return response
+```
 
 [Write a backend](../how-to/write-a-backend.md) and
 [provide a capability](../how-to/provide-a-capability.md) show whole plugins.
