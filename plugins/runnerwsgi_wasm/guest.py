@@ -83,7 +83,7 @@ class Guest:
         store = self._engine.new_store(call.seconds_left, limits.memory_mb, limits.fuel)
         try:
             with self._engine.ticker.running(), Entered(call, store):
-                return checked(self._ask(call, store), max_body_bytes)
+                return checked(self._ask(call, store, max_body_bytes), max_body_bytes)
         except WasmtimeError:
             before = linear_memories()
             store.close()
@@ -92,11 +92,11 @@ class Guest:
         finally:
             store.close()
 
-    def _ask(self, call: Call, store: wasmtime.Store) -> Answer:
+    def _ask(self, call: Call, store: wasmtime.Store, max_body_bytes: int) -> Answer:
         with _timed(call, "instantiate"):
             instance = self._linker.instantiate(store, self._component)
         with _timed(call, "run"):
-            return self._handler.ask(store, instance, call.request)
+            return self._handler.ask(store, instance, call.request, max_body_bytes)
 
 
 @contextmanager

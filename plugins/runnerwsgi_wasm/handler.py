@@ -12,15 +12,17 @@ from wasmtime import _ffi as ffi
 from wasmtime.component import FuncType
 
 from . import carrier
-from .faults import NotRunnable
+from .faults import BadAnswer, NotRunnable
 from .host import in_host_function
-from .values import CELL, Signature, free_cells, shape
+from .values import CELL, Signature, Text, free_cells, shape
 
 if TYPE_CHECKING:
     from wasmtime import Store
     from wasmtime.component import Component, Instance
 
     from runnerwsgi.protocol import ExecuteRequest, Headers
+
+    from .values import Codec
 
 NAME = "handler"
 
@@ -65,8 +67,10 @@ class Function:
         self._export = export
         self._signature = Signature(ty)
 
-    def __call__(self, store: Store, instance: Instance, *values: Any) -> Any:
-        """Call it in *instance*.
+    def __call__(
+        self, store: Store, instance: Instance, *values: Any, result_codec: Codec | None = None
+    ) -> Any:
+        """Call it in *instance*; its result is read by *result_codec*, by default its type's.
 
         Raises:
             WasmtimeError: the guest trapped.
@@ -81,7 +85,7 @@ class Function:
             self._signature.encode_arguments(values), max(1, count) * CELL
         )
         result = ctypes.create_string_buffer(CELL)
-        codec = self._signature.result
+        codec = result_codec or self._signature.result
         try:
             error = ffi.wasmtime_component_func_call(
                 ctypes.byref(function._func),
@@ -107,8 +111,17 @@ class Plain:
     def __init__(self, component: Component, types: Mapping[str, FuncType]) -> None:
         self._function = Function(component, NAME, types[NAME])
 
-    def ask(self, store: Store, instance: Instance, request: ExecuteRequest) -> Answer:
-        """Send the ``execute-request`` of a call (protocol §5); the ``execute-response``."""
+    def ask(
+        self,
+        store: Store,
+        instance: Instance,
+        request: ExecuteRequest,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> Answer:
+        """Send the ``execute-request`` of a call (protocol §5); the ``execute-response``.
+
+        The library itself carries no body that would be worth a check beforehand.
+        """
         context, http = request.context, request.http
         value = self._function(
             store,
@@ -150,7 +163,13 @@ class Carried:
             Function(component, name, types[name]) for name in carrier.EXPORTS
         )
 
-    def ask(self, store: Store, instance: Instance, request: ExecuteRequest) -> Answer:
+    def ask(
+        self,
+        store: Store,
+        instance: Instance,
+        request: ExecuteRequest,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> Answer:
         """Put the body there, send the rest, and take the answer's body if it has one."""
         context, http = request.context, request.http
         if http.body:
@@ -166,13 +185,19 @@ class Carried:
             (http.method, http.url, http.headers, None if http.body is None else ""),
         )
         status, headers, body, size = self._call(store, instance, value)
+        if size > max_body_bytes:
+            raise BadAnswer(f"a body of {size} bytes; at most {max_body_bytes} are allowed")
         if size:
-            return Answer(status, tuple(headers), self._take_body(store, instance))
+            return Answer(status, tuple(headers), self._take_body(store, instance, size))
         return Answer(status, tuple(headers), None if body is None else b"")
 
-    def _take_body(self, store: Store, instance: Instance) -> bytes:
-        text: str = self._take(store, instance)
-        return text.encode("latin-1")
+    def _take_body(self, store: Store, instance: Instance, size: int) -> bytes:
+        # As UTF-8 a body is at most twice as long. The functions may be the guest's own.
+        text: str = self._take(store, instance, result_codec=Text(most_bytes=2 * size))
+        try:
+            return text.encode("latin-1")
+        except UnicodeEncodeError:
+            raise BadAnswer("a body that holds something else than bytes") from None
 
 
 def handler_of(component: Component, exports: Mapping[str, Any]) -> Plain | Carried:

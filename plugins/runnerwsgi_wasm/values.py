@@ -39,8 +39,10 @@ _OF = ffi.wasmtime_component_val_t.of.offset
 if (CELL, _ENTRY, _NAME, _OF) != (32, 48, 16, 8):
     raise ImportError("this wasmtime lays its values out anew: install 'wasmtime>=50,<51'")
 
-# Python turns elements into objects while no deadline reaches it: some microseconds for each.
+# Python makes objects of values while no deadline reaches it: some microseconds for each element
+# of a list; and a text is copied and decoded while no other thread can run, 2 ms for each MiB.
 MOST_ELEMENTS = 10_000
+MOST_TEXT_BYTES = 8 << 20
 
 _CHUNK = 1 << 16
 _LONGEST = 1 << 31
@@ -209,6 +211,9 @@ class Text:
 
     kind = ffi.WASMTIME_COMPONENT_STRING.value
 
+    def __init__(self, most_bytes: int = MOST_TEXT_BYTES) -> None:
+        self._most_bytes = most_bytes
+
     def encode(self, value: Any, arena: Arena) -> bytes:
         """The text as UTF-8, which has no lone surrogates."""
         if not isinstance(value, str):
@@ -216,7 +221,10 @@ class Text:
         return _pack_of_vec(self.kind, *arena.text(value.encode()))
 
     def decode(self, raw: bytes, at: int, store: Storelike | None) -> str:
-        """The text."""
+        """The text; a guest that sends more than eight MiB at once is ended."""
+        size, _ = _unpack_vec(raw, at + _OF)
+        if size > self._most_bytes:
+            raise GuestFault(f"a text of {size} bytes; at most {self._most_bytes}")
         return _string(raw, at + _OF)
 
 
@@ -226,6 +234,7 @@ class Enum(Text):
     kind = ffi.WASMTIME_COMPONENT_ENUM.value
 
     def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
         self.names = tuple(names)
 
     def encode(self, value: Any, arena: Arena) -> bytes:

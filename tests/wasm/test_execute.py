@@ -357,6 +357,20 @@ def test_log_lines_come_back_in_order(rig):
     ]
 
 
+def test_a_text_that_would_hold_every_thread_ends_the_guest(rig):
+    def logs(size):
+        return guest(
+            f"""(drop (memory.grow (i32.const 200)))
+            (call $f0 (i32.const 1048576) (i32.const {size})) {OK}""",
+            imports=[LOG],
+        )
+
+    assert rig.run(logs(8 << 20)).outcome == "ok"
+    response = rig.run(logs((8 << 20) + 1))
+    assert response.outcome == "guest_trap"
+    assert "8388609 bytes" in response.error
+
+
 def test_a_trap_keeps_the_lines_before_it(rig):
     logger = guest(
         "(call $f0 (i32.const 1024) (i32.const 5)) unreachable",
