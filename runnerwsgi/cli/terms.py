@@ -203,7 +203,8 @@ def _covers(upper: EgressEntry, entry: EgressEntry) -> bool:
 
 def unprovided(done: Install, functions: capabilities.Functions) -> Iterator[str]:
     """What was granted, and no plugin provides."""
-    for interface, row in capabilities.INTERFACES.items():
-        provided = row.is_default or interface in functions
-        if row.capability in done.grants and not provided:
-            yield f"{row.capability}: no plugin provides {interface}, so calls to it fail."
+    for grant in done.grants:
+        known = [name for name, row in capabilities.INTERFACES.items() if row.capability == grant]
+        for interface in known or [grant.removeprefix("cap:")]:
+            if grant not in DEFAULT_GRANTS and interface not in functions:
+                yield f"{grant}: no plugin provides {interface}, so calls to it fail."

@@ -117,6 +117,7 @@ class TestGrants:
             (["--route", "GET /api/things"], "no effect without --grant cap:ui.proxy"),
             (["--egress", "https://a.example"], "stays closed"),
             (["--grant", "cap:scheduler.manage"], "no plugin provides scheduler"),
+            (["--grant", "cap:storag.kv"], "no plugin provides storag.kv"),
         ],
     )
     def test_what_makes_no_sense_is_warned_about(self, run, hello, options, warning):
