@@ -192,10 +192,6 @@ class Gateway:
                 found[name] = {"error": f"runner_metadata raised {type(exc).__name__}: {exc}"}
         return found
 
-    def register_commands(self, group: Any) -> None:
-        """Let the plugins add their sub-commands to a click group."""
-        self._manager.hook.runner_register_commands(group=group)
-
     def ui_url(
         self, extension: str, path: str = "/", environ: WSGIEnvironment | None = None
     ) -> str:

@@ -52,11 +52,6 @@ class Interface:
     failed: str = "internal"
     plain: tuple[str, ...] = ()
 
-    @property
-    def is_default(self) -> bool:
-        """Whether every install has the capability without being asked."""
-        return self.capability in DEFAULT_GRANTS
-
 
 _READ_CASES = ("not-allowed", "invalid-input", "internal")
 _USER_CASES = ("not-available", "not-allowed")
@@ -253,17 +248,6 @@ def interface_of(interface: str, function: str) -> Interface:
     return INTERFACES.get(interface) or Interface(
         f"cap:{interface}", (function,), plain=(function,)
     )
-
-
-def default_grants() -> tuple[str, ...]:
-    """The capabilities that every install has."""
-    return DEFAULT_GRANTS
-
-
-def known_capabilities(functions: Functions | None = None) -> tuple[str, ...]:
-    """Every capability that can be granted, those of plugins' own interfaces included."""
-    own = (f"cap:{interface}" for interface in functions or {} if interface not in INTERFACES)
-    return tuple(sorted({row.capability for row in INTERFACES.values()}.union(own)))
 
 
 def merge(builtin: Functions, provided: Functions) -> Functions:
