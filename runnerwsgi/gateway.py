@@ -257,6 +257,10 @@ class Gateway:
             raise ConfigurationError(
                 f"{plugin.__name__} is a class; pass an instance: {plugin.__name__}()."
             )
+        if self._manager.has_plugin(name):
+            raise ConfigurationError(
+                f"two plugins are called {name}: give each object a `name` of its own."
+            )
         try:
             self._manager.register(plugin, name)
         except (ValueError, TypeError, pluggy.PluginValidationError) as exc:

@@ -137,7 +137,7 @@ def test_a_second_backend_is_no_observer():
 
 def test_one_plugin_twice_is_told():
     observer = Observer()
-    refuses("observer", Backend(), observer, observer)
+    refuses("two plugins are called observer", Backend(), observer, observer)
 
 
 def test_two_providers_of_one_function_are_told():
