@@ -25,7 +25,7 @@ def environment(folder, *wanted, covers=(), base=None):
     if any(_is_current(folder, kind) for kind in (wanted, covers) if kind):
         return python
     started = time.monotonic()
-    print(f"Setting up {folder.name} with {', '.join(wanted)} …", flush=True)
+    print(f"Setting up {folder.name}: pip install {' '.join(wanted)} …", flush=True)
     if not _is_alive(python):
         shutil.rmtree(folder, ignore_errors=True)
         _run([base or sys.executable, "-m", "venv", folder])
