@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -150,7 +152,7 @@ class Handlers:
             providers=install.grants,
             user=user,
             egress=install.egress,
-            idempotency_key=key and f"{install.tenant_id}:{install.extension_id}:{key}",
+            idempotency_key=key and _scoped(key, install, principal, http),
             capabilities=HostCapabilities(call, install.grants, self.functions),
         )
 
@@ -235,6 +237,13 @@ def _idempotency_key(environ: WSGIEnvironment) -> str | None:
     if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
         raise BadHeader(f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} ASCII characters")
     return key
+
+
+def _scoped(key: str, install: Install, principal: access.Principal, http: HttpRequest) -> str:
+    """*key* for this tenant, extension, user, method and path only (security §6)."""
+    scope = (install.tenant_id, install.extension_id, principal.user_id, http.method, http.path)
+    digest = hashlib.sha256(json.dumps([*scope, key]).encode()).hexdigest()
+    return f"{install.tenant_id}:{install.extension_id}:{digest[:32]}"
 
 
 def _server_timing(timings: Mapping[str, float]) -> str:

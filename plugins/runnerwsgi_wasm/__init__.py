@@ -72,7 +72,8 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_WASM_HOST_THREADS",
         integer(1, 10_000),
         32,
-        "Threads in which guests' host calls run, those included that hang.",
+        "Threads in which guests' host calls run, those included that hang; one extension gets a "
+        "quarter.",
         owner="wasm",
     ),
 )

@@ -68,7 +68,9 @@ class Call:
         left = self.seconds_left
         try:
             return self._workers.call(
-                lambda: capabilities.call(interface, function, args, left), left
+                self.request.context.extension_id,
+                lambda: capabilities.call(interface, function, args, left),
+                left,
             )
         except StillRunning as exc:
             raise OutOfTime(f"in {interface}.{function}") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,9 +22,10 @@ class StillRunning(Exception):
 class _Job:
     """One call handed to a worker, and what came of it."""
 
-    __slots__ = ("_context", "_error", "_finished", "_function", "_value")
+    __slots__ = ("_context", "_error", "_finished", "_function", "_value", "owner")
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, owner: str, function: Callable[[], Any]) -> None:
+        self.owner = owner
         self._function = function
         self._context = contextvars.copy_context()
         self._finished = threading.Event()
@@ -57,50 +59,62 @@ class Workers:
     Example::
 
         workers = Workers(limit=32)
-        workers.call(lambda: capabilities.call(...), timeout=0.5)   # StillRunning after 0.5 s
+        workers.call("demo.notes", lambda: capabilities.call(...), timeout=0.5)
         workers.close()
 
     Args:
-        limit: how many threads there may be; when all of them hang, calls are refused.
+        limit: how many threads there may be; when all of them hang, calls are refused. One
+            owner may hold a quarter of them, so that it hangs its own calls and no others.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._share = max(1, limit // 4)
         self._threads = 0
-        self._busy = 0
+        self._held: Counter[str] = Counter()
 
-    def call(self, function: Callable[[], T], timeout: float) -> T:
+    def call(self, owner: str, function: Callable[[], T], timeout: float) -> T:
         """Run *function* in a worker and wait for it, at most *timeout* seconds.
 
         Raises:
             StillRunning: its result will be thrown away.
-            Overloaded: every worker is held by a function that does not end.
+            Overloaded: functions that do not end hold every worker, or the owner's share.
         """
-        job = _Job(function)
-        self._make_room()
+        job = _Job(owner, function)
+        if self._take(owner):
+            threading.Thread(
+                target=self._work, name="runnerwsgi-wasm-host-call", daemon=True
+            ).start()
         self._jobs.put(job)
         value: T = job.result(max(0.0, timeout))
         return value
 
-    def _make_room(self) -> None:
+    def _take(self, owner: str) -> bool:
+        """Claim a worker for *owner*; whether it must be started first."""
         with self._lock:
-            if self._busy < self._threads:
-                self._busy += 1
-                return
-            if self._threads >= self._limit:
+            busy = self._held.total()
+            if self._held[owner] >= self._share:
+                raise Overloaded(f"{owner}: its {self._share} host-call threads hang")
+            if busy >= self._limit:
                 raise Overloaded(f"all {self._limit} host-call threads hang")
-            self._threads += 1
-            self._busy += 1
-        threading.Thread(target=self._work, name="runnerwsgi-wasm-host-call", daemon=True).start()
+            self._held[owner] += 1
+            starts = busy >= self._threads
+            self._threads += starts
+            return starts
+
+    def _give_back(self, owner: str) -> None:
+        with self._lock:
+            self._held[owner] -= 1
+            if not self._held[owner]:
+                del self._held[owner]
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not _END:
             job.run()
             # Free before the caller wakes up, or its next call would start another thread.
-            with self._lock:
-                self._busy -= 1
+            self._give_back(job.owner)
             job.publish()
 
     def close(self) -> None:

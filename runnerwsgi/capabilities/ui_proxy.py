@@ -109,7 +109,6 @@ class UiProxy:
             "SERVER_NAME": base.hostname or "localhost",
             "SERVER_PORT": str(port),
             "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": "127.0.0.1",
             "HTTP_HOST": base.netloc,
             "HTTP_ACCEPT": "application/json, */*;q=0.1",
             "HTTP_X_REQUEST_ID": call.request_id or "",

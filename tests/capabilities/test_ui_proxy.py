@@ -96,6 +96,8 @@ def test_the_application_sees_the_principal_and_nothing_of_the_browser(app, prox
     assert seen["runnerwsgi.extension"] == "demo.notes"
     sent = {key for key in seen if key.startswith("HTTP_")}
     assert sent == {"HTTP_HOST", "HTTP_ACCEPT", "HTTP_X_REQUEST_ID"}
+    # Applications trust loopback peers; an extension is not one.
+    assert "REMOTE_ADDR" not in seen
 
 
 @pytest.mark.parametrize(

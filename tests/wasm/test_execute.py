@@ -325,7 +325,7 @@ def test_a_sleeping_guest_is_woken_by_its_deadline(rig):
 
 
 def test_threads_that_hang_in_the_host_do_not_stop_others(fresh):
-    rig = fresh(host_threads=2)
+    rig = fresh(host_threads=8)
     hang = threading.Event()
     stuck = Capabilities(lambda *args: hang.wait(5) and b"")
     try:
