@@ -364,7 +364,12 @@ def _provided(name: str, provide: Callable[[], Any]) -> Mapping[str, Any]:
             f"{name}: runner_capabilities must return functions by WIT interface and WIT function, "
             "such as {'clients': {'get-client': self.get_client}}."
         )
-    return cast("Mapping[str, Any]", found)
+    # It brings the database library along: only who provides something waits for that.
+    from .capabilities import check_provided
+
+    provided = cast("Mapping[str, Any]", found)
+    check_provided(name, provided)
+    return provided
 
 
 def _one_line(exc: Exception) -> str:

@@ -164,6 +164,15 @@ def test_capabilities_of_another_form_are_told_with_the_plugins_name(provide, to
     refuses(f"extra: runner_capabilities {told}", Backend(), make(runner_capabilities=provide))
 
 
+def test_a_plugin_that_misspells_a_guests_function_is_named():
+    tables = {"scheduler": {"list-schedule": print}}
+    refuses(
+        "extra provides scheduler.list-schedule, .* list-schedules",
+        Backend(),
+        make(runner_capabilities=lambda self: tables),
+    )
+
+
 @pytest.mark.parametrize(
     ("answer", "told"),
     [

@@ -251,29 +251,30 @@ def interface_of(interface: str, function: str) -> Interface:
 
 
 def merge(builtin: Functions, provided: Functions) -> Functions:
-    """The built-in functions, and those of plugins, which win where both have one.
-
-    Raises:
-        ConfigurationError: a plugin spells a function of a known interface wrongly, or provides
-            one of ``context`` and ``logging``, which are the engine's own.
-    """
+    """The built-in functions, and those of plugins, which win where both have one."""
     merged = {interface: dict(functions) for interface, functions in builtin.items()}
     for interface, functions in provided.items():
-        _check_names(interface, functions)
         merged.setdefault(interface, {}).update(functions)
     return merged
 
 
-def _check_names(interface: str, functions: Mapping[str, Callable[..., Any]]) -> None:
-    if interface in ("context", "logging"):
-        raise ConfigurationError(f"A plugin provides {interface}, which is the engine's own.")
-    row = INTERFACES.get(interface)
-    unknown = sorted(set(functions).difference(row.functions)) if row else []
-    if row and unknown:
-        raise ConfigurationError(
-            f"A plugin provides {interface}.{unknown[0]}, which is not a function of that "
-            f"interface: it has {', '.join(row.functions)}."
-        )
+def check_provided(plugin: str, functions: Functions) -> None:
+    """Refuse functions that no guest could ever call.
+
+    Raises:
+        ConfigurationError: *plugin* spells a function of a known interface wrongly, or provides
+            one of ``context`` and ``logging``, which are the engine's own.
+    """
+    for interface, table in functions.items():
+        if interface in ("context", "logging"):
+            raise ConfigurationError(f"{plugin} provides {interface}, which is the engine's own.")
+        row = INTERFACES.get(interface)
+        unknown = sorted(set(table).difference(row.functions)) if row else []
+        if row and unknown:
+            raise ConfigurationError(
+                f"{plugin} provides {interface}.{unknown[0]}, which is not a function of that "
+                f"interface: it has {', '.join(row.functions)}."
+            )
 
 
 def functions(
@@ -288,7 +289,7 @@ def functions(
         provided: what plugins' ``runner_capabilities`` gave.
 
     Raises:
-        ConfigurationError: a plugin provides what cannot be, or an egress entry is wrong.
+        ConfigurationError: an egress entry is wrong.
     """
     from .egress import Egress
     from .secrets import InstallSecrets
