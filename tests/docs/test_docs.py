@@ -14,6 +14,7 @@ import runnerwsgi_wasm as wasm
 from docs.pages import DOCS, PAGES, ROOT, Block, anchors, blocks, headings
 from runnerwsgi import errors, hookspecs, manifest
 from runnerwsgi.capabilities import INTERFACES
+from runnerwsgi.cli import templates
 from runnerwsgi.settings import SETTINGS
 
 REFERENCE = DOCS / "reference"
@@ -114,6 +115,14 @@ def test_the_site_loads_nothing_from_elsewhere(site):
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text("utf-8")))
     assert listed == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+
+
+def test_the_readmes_commands_fit_the_template():
+    files = templates.render("python", "demo.hello")
+    route = json.loads(files["manifest.json"])["api"]["endpoints"][0]
+    text = next(block.text for block in blocks(ROOT / "README.md") if "new extension" in block.text)
+    assert f"execute demo.hello {route['method']} {route['path']}\n" in text
+    assert re.search(r"pip install .*\bcomponentize-py\b", text)
 
 
 @pytest.mark.parametrize(
