@@ -1,11 +1,13 @@
 """`new`, `build` and `pack`."""
 
 import json
+import sys
+from unittest.mock import Mock
 
 import pytest
 
 from runnerwsgi import bundles
-from runnerwsgi.cli.templates import TEMPLATES
+from runnerwsgi.cli.templates import TEMPLATES, render
 from runnerwsgi.manifest import Manifest
 
 COMPONENT = b"\0asm\x0d\0\x01\0"
@@ -30,6 +32,20 @@ def test_each_template_is_complete(run, folder, template):
     for path in made.rglob("*"):
         assert path.is_dir() or "__" not in path.read_text().replace("__pycache__", ""), path
     assert "My notes" in (made / "ui/index.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["Ada", ""])
+def test_the_python_handler_greets_who_has_no_name_by_id(monkeypatch, name):
+    world = Mock()
+    world.WitWorld = object
+    world.imports.user_v2.get_user.return_value = Mock(user_name=name, user_id="u1")
+    modules = {"wit_world": world, "wit_world.imports": world.imports}
+    modules |= {"wit_world.imports.types": world.types, "componentize_py_types": Mock()}
+    for path, module in modules.items():
+        monkeypatch.setitem(sys.modules, path, module)
+    handler = {}
+    exec(render("python", "demo.hello")["src/app.py"], handler)
+    assert handler["caller"]() == (name or "u1")
 
 
 def test_without_a_publisher_it_is_demo(run, folder):

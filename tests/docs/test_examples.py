@@ -92,7 +92,8 @@ assert client.get("/api/ext/demo.hello/x").json["code"] == "unauthenticated"
 client.set_cookie("sessionid", session.cookies["sessionid"].value)
 assert client.get("/api/ext/demo.hello/x").json["code"] == "not-found"
 principal = identify({"HTTP_COOKIE": f"sessionid={session.cookies['sessionid'].value}"})
-assert (principal.user_email, principal.is_admin) == ("ada@example.com", True)
+assert (principal.user_name, principal.user_email) == ("ada", "ada@example.com")
+assert principal.is_admin
 application.close()
 """
 
