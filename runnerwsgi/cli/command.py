@@ -53,6 +53,8 @@ class Command(click.Command):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:
+            raise  # whoever read has enough, as `head` does: click leaves without a word
         except Exception as exc:
             return fail(ctx, exc)
 

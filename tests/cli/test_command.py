@@ -48,6 +48,13 @@ def test_an_unknown_command_is_wrong_usage_and_the_nearest_is_named(run):
     assert "There is no command `instal`. Did you mean `install`?" in said.stderr
 
 
+def test_a_reader_that_has_enough_hears_no_complaint(folder):
+    code = "import os; os.close(0); read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+    code += "from runnerwsgi.cli import main\nmain(['env'])"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_a_failure_is_one_line_on_stderr(run):
     said = run("pack", "nowhere")
     assert said.exit_code == 1
