@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runnerwsgi import bundles, capabilities, paths
-from runnerwsgi.errors import ConfigurationError
+from runnerwsgi.errors import BundleError, BundleUnavailable, ConfigurationError
 from runnerwsgi.gateway import Gateway
 from runnerwsgi.installs import DEFAULT_GRANTS, Install, Installs
 from runnerwsgi.protocol import Bundle, WarmUp
@@ -193,7 +194,10 @@ def _standing(name: str, terms: Terms, *, yes: bool) -> str:
 
 def _warm_up(gateway: Gateway, bundle: Bundle) -> WarmUp:
     with output.working("Making it ready"):
-        return gateway.warm_up(bundle)
+        try:
+            return gateway.warm_up(bundle)
+        except BundleUnavailable as exc:  # its advice, to install again, is for callers
+            raise BundleError(f"{exc}. Nothing was installed.") from exc
 
 
 def _secrets(
@@ -254,7 +258,8 @@ def page_url(done: Install, settings: Settings) -> str | None:
 
 
 def _next(done: Install) -> str:
-    tenant = "" if done.tenant_id == "default" else f" --tenant {done.tenant_id}"
+    named = done.tenant_id != "default"
+    tenant = f" --tenant {shlex.quote(done.tenant_id)}" if named else ""
     for endpoint in done.manifest.endpoints:
         if endpoint.method == "GET" and "/:" not in endpoint.path:
             return f"runnerwsgi execute {done.extension_id} GET {endpoint.path}{tenant}"

@@ -42,6 +42,10 @@ class TestInstall:
         assert said.exit_code == 0, said.stderr
         assert "GET /hello" in said.stdout
 
+    def test_that_command_can_be_pasted_whatever_the_tenant(self, run, hello):
+        said = run("install", "hello", "--tenant", "A & B")
+        assert said.stdout.endswith("GET /hello --tenant 'A & B'\n")
+
     def test_a_bundle(self, run, hello):
         run("build", "hello")
         file = json.loads(run("pack", "hello", "--json").stdout)
@@ -81,12 +85,20 @@ class TestInstall:
         assert said.exit_code == 1
         assert "RUNNER_BACKEND=knative: no installed plugin has this name" in said.stderr
         assert not (tmp_path / "home/bundles").exists()
+        assert "not set" not in said.stderr
+
+    def test_a_backend_that_nobody_chose_is_told_as_that(self, run, hello):
+        said = run("install", "hello", env={"RUNNER_BACKEND": None})
+        assert said.stderr.endswith(
+            "RUNNER_BACKEND is not set in the environment: set it to an installed one.\n"
+        )
 
     def test_a_component_that_cannot_run_is_not_installed(self, run, hello):
         (hello / "src/main.wat").write_text("(component)")
         said = run("install", "hello")
         assert said.exit_code == 1
         assert "cannot be run" in said.stderr
+        assert said.stderr.endswith("wants `handler`. Nothing was installed.\n")
         assert stored(run) == []
 
 
