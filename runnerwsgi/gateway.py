@@ -247,10 +247,16 @@ class Gateway:
             ) from exc
         if not isinstance(answer, expected):
             raise BadRunnerResponse(
-                f"{self.backend_name}: {hook} returned {type(answer).__name__}; "
+                f"{self._answering(hook)}: {hook} returned {type(answer).__name__}; "
                 f"expected {expected.__name__}"
             )
         return answer
+
+    def _answering(self, hook: str) -> str:
+        """Who may have given a hook's answer: the backend, or an observer around it."""
+        impls = getattr(self._manager.hook, hook).get_hookimpls()
+        around = (impl.plugin_name for impl in impls if impl.wrapper or impl.hookwrapper)
+        return " or ".join((self.backend_name, *around))
 
     def _register(self, plugin: object, name: str) -> None:
         if isinstance(plugin, type):

@@ -194,6 +194,18 @@ def test_a_backends_mistake_is_a_bad_answer_that_names_it(answer, told):
     assert "mine" not in caught.value.detail
 
 
+def test_an_observer_that_forgets_the_answer_is_named_beside_the_backend():
+    class Forgetful:
+        name = "forgetful"
+
+        @hookimpl(wrapper=True)
+        def runner_execute(self, request):
+            yield
+
+    with pytest.raises(BadRunnerResponse, match="mine or forgetful: .* returned NoneType"):
+        Gateway(Backend(), Forgetful(), name="mine").execute(REQUEST)
+
+
 def test_a_url_that_is_none_is_a_bad_answer():
     with pytest.raises(BadRunnerResponse, match="returned bytes; expected str"):
         Gateway(Backend(url=b"https://x")).resolve_ui_url(ASSET)
