@@ -174,9 +174,19 @@ SETTINGS: tuple[Setting, ...] = (
         "proxy",
         "`redirect`: answer 307 to the backend's own address of a UI file.",
     ),
-    Setting("RUNNER_SERVICE_TOKEN", secret, None, "Shared secret of gateway and remote runner."),
+    Setting(
+        "RUNNER_SERVICE_TOKEN",
+        secret,
+        None,
+        "Shared secret of gateway and runner; read by remote backends.",
+    ),
     Setting("RUNNER_SERVICE_TOKEN_FILE", path, None, "File that holds the service token."),
-    Setting("RUNNER_CALLBACK_BASE", origin, None, "How a remote runner reaches this gateway."),
+    Setting(
+        "RUNNER_CALLBACK_BASE",
+        origin,
+        None,
+        "How a runner reaches this gateway; read by remote backends.",
+    ),
     Setting(
         "RUNNER_TIMEOUT_MS",
         integer(100, 600_000),
@@ -275,7 +285,10 @@ SETTINGS: tuple[Setting, ...] = (
         shown="nothing",
     ),
     Setting(
-        "RUNNER_ALLOW_INSECURE", boolean, False, "Accept plain http with a token to a public name."
+        "RUNNER_ALLOW_INSECURE",
+        boolean,
+        False,
+        "Accept plain http with a token to a public name; read by remote backends.",
     ),
     Setting(
         "RUNNER_LOG_FORMAT",
