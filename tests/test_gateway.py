@@ -202,7 +202,7 @@ def test_an_observer_that_forgets_the_answer_is_named_beside_the_backend():
         def runner_execute(self, request):
             yield
 
-    with pytest.raises(BadRunnerResponse, match="mine or forgetful: .* returned NoneType"):
+    with pytest.raises(BadRunnerResponse, match=r"mine or forgetful: .* returned NoneType"):
         Gateway(Backend(), Forgetful(), name="mine").execute(REQUEST)
 
 
