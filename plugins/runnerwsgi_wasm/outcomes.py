@@ -55,7 +55,7 @@ def outcome_of(failure: BaseException, call: Call) -> tuple[Outcome, str]:
         return outcome, text
     for kind, outcome in _FAULTS:
         if isinstance(cause, kind):
-            return outcome, f"{type(cause).__name__}: {cause}"[:_MOST_TEXT]
+            return outcome, str(cause)[:_MOST_TEXT]
     return "internal", f"{type(cause).__name__}: {cause}"[:_MOST_TEXT]
 
 

@@ -26,7 +26,8 @@ _DONE = ("ok", None)
 
 
 def _exit(call: Call, status: Any) -> None:
-    raise Exited(f"the guest called exit ({status})")
+    case, _ = status
+    raise Exited(f"the guest called exit {'with a failure ' * (case == 'err')}instead of answering")
 
 
 def _wall_clock(call: Call) -> dict[str, int]:

@@ -24,7 +24,7 @@ from runnerwsgi.protocol import METHODS, ExecuteResponse
 from runnerwsgi.settings import Settings
 
 from . import output
-from .command import Command, json_option, quiet_logs, wants_json
+from .command import Command, json_option, quiet_logs, wants_debug, wants_json
 from .installs import find, gateway_of, installs_of, tenant_option
 from .terms import not_granted
 
@@ -215,7 +215,7 @@ def _print(answer: Answer, observer: Observer) -> None:
     if observer.response is not None:
         _print_inside(observer.response)
     if observer.refusal is not None:
-        _print_refusal(observer.refusal)
+        _print_refusal(observer.refusal, bool(observer.response and observer.response.logs))
 
 
 def _phrase(status: int) -> str:
@@ -254,12 +254,13 @@ def _print_inside(response: ExecuteResponse) -> None:
         output.say(f"time       {' · '.join(spent)}")
 
 
-def _print_refusal(refusal: RunnerError) -> None:
-    """One line on stderr; a trap's backtrace, which only the author can read, before it."""
-    *before, last = output.visible(str(refusal)).strip().splitlines()
-    for line in before:
+def _print_refusal(refusal: RunnerError, logged: bool) -> None:
+    """One line on stderr; with `--debug`, a trap's frames before it."""
+    *frames, last = output.visible(str(refusal)).strip().splitlines()
+    for line in frames if wants_debug() else ():
         output.say(f"trap       {line.strip()}")
-    output.fault(f"{refusal.title}: {last.strip()} (status {refusal.status}, {refusal.code})")
+    hint = " Its log is above." if frames and logged else ""
+    output.fault(f"{refusal.title}: {last.strip()} ({refusal.status}, {refusal.code}).{hint}")
 
 
 def _print_json(answer: Answer, observer: Observer) -> None:

@@ -17,7 +17,9 @@ from runnerwsgi import bundles, capabilities, paths
 from runnerwsgi.errors import BundleError, BundleUnavailable, ConfigurationError
 from runnerwsgi.gateway import Gateway
 from runnerwsgi.installs import DEFAULT_GRANTS, Install, Installs
+from runnerwsgi.origins import parse_egress_entry
 from runnerwsgi.protocol import Bundle, WarmUp
+from runnerwsgi.routes import RouteGrant
 from runnerwsgi.settings import Settings
 
 from . import output
@@ -28,8 +30,10 @@ from .terms import (
     Terms,
     asked,
     concerns,
+    each,
     granted,
     parse_config,
+    parse_grant,
     parse_secrets,
     unprovided,
 )
@@ -67,12 +71,14 @@ tenant_option = click.option(
     "grants",
     multiple=True,
     metavar="NAME",
+    callback=each(parse_grant),
     help="Something it may do, such as cap:storage.kv, or allow-forms for its page.",
 )
 @click.option(
     "--egress",
     multiple=True,
     metavar="ORIGIN",
+    callback=each(parse_egress_entry),
     help="Where it may send requests, such as https://api.example.com.",
 )
 @click.option(
@@ -80,6 +86,7 @@ tenant_option = click.option(
     "routes",
     multiple=True,
     metavar='"METHOD PATH"',
+    callback=each(RouteGrant.parse),
     help="A route of the application it may call.",
 )
 @click.option("--memory-mb", type=click.IntRange(1, 4096), help="Memory of one call, in MiB.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,12 +96,16 @@ class Terms:
     def __str__(self) -> str:
         extra = [grant for grant in self.grants if grant not in DEFAULT_GRANTS]
         counted = {
-            "config values": self.config,
-            "grants": extra,
-            "egress entries": self.egress,
-            "routes": self.routes,
+            "config value": self.config,
+            "grant": extra,
+            "egress origin": self.egress,
+            "route": self.routes,
         }
-        return ", ".join(f"{len(found)} {name}" for name, found in counted.items() if found)
+        return ", ".join(_counted(len(found), name) for name, found in counted.items() if found)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def asked(manifest: Manifest) -> tuple[str, ...]:
@@ -128,6 +132,32 @@ def _pairs(texts: Iterable[str], option: str, key_form: re.Pattern[str]) -> dict
             raise click.BadParameter(f"{key} is given twice.", param_hint=option)
         found[key] = value
     return found
+
+
+def each(parse: Callable[[str], Any]) -> Callable[..., tuple[str, ...]]:
+    """A callback that checks every value of an option, and gives it back as it is written."""
+
+    def callback(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> Any:
+        try:
+            return tuple(str(parse(text)) for text in texts)
+        except ConfigurationError as exc:
+            raise click.BadParameter(str(exc), ctx, param) from exc
+
+    return callback
+
+
+def parse_grant(text: str) -> str:
+    """A capability's name, or a word for the page's sandbox.
+
+    Raises:
+        ConfigurationError: neither.
+    """
+    if text not in SANDBOX_OPTIONS and not re.fullmatch(r"cap:[a-z0-9]+([._-][a-z0-9]+)*", text):
+        raise ConfigurationError(
+            f"{output.visible(text[:80])!r} cannot be granted: write it as cap:storage.kv, or "
+            f"use {', '.join(SANDBOX_OPTIONS)}."
+        )
+    return text
 
 
 def parse_config(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> Any:

@@ -90,6 +90,12 @@ class TestFailures:
         assert said.stdout.startswith("502 Bad Gateway\n")
         assert said.stderr.startswith("error: The extension failed: wasm trap")
         assert "guest-trap" in said.stderr
+        assert "trap " not in said.stdout
+
+    def test_the_frames_of_a_trap_are_for_those_who_debug(self, run, answering):
+        answering(FIRST, "unreachable")
+        said = run("execute", "demo.hello", "GET", "/", "--debug")
+        assert "trap       error while executing" in said.stdout
 
     def test_and_what_was_not_granted_is_named_beside_it(self, run, answering):
         answering(FIRST, "unreachable", capabilities=["cap:storage.kv"])
