@@ -73,7 +73,6 @@ ISOLATION: tuple[tuple[str, str], ...] = (
     ("Cross-Origin-Resource-Policy", "cross-origin"),
     ("Access-Control-Allow-Origin", "*"),
     ("Permissions-Policy", ", ".join(f"{feature}=()" for feature in _FEATURES)),
-    ("Origin-Agent-Cluster", "?1"),
     ("Vary", "Sec-Fetch-Site, Sec-Fetch-Dest, Service-Worker"),
 )
 
