@@ -114,7 +114,8 @@ class Python:
         """Compile the module `app` with everything beside it."""
         world = ("-d", wit_path, "-w", wit.WORLD)
         app = (source.stem, "-p", source.parent, "-o", target)
-        run((self._tool(), *world, "componentize", *app), cwd=source.parent.parent)
+        with pointing_at(lambda: python_fault(source.parent)):
+            run((self._tool(), *world, "componentize", *app), cwd=source.parent.parent)
 
     def _tool(self) -> str:
         return _find_tool(
@@ -146,7 +147,8 @@ class JavaScript:
         """Compile a module with what it imports by relative path."""
         folder = target.parent.parent
         tool = self._own(folder) or self._installed(run)
-        run([tool, source, "--wit", wit_path, "-n", wit.WORLD, "-o", target], cwd=folder)
+        with pointing_at(lambda: script_fault(source)):
+            run([tool, source, "--wit", wit_path, "-n", wit.WORLD, "-o", target], cwd=folder)
 
     def _own(self, folder: Path) -> Path | None:
         return _existing(folder / "node_modules" / ".bin" / "componentize-js")
@@ -213,6 +215,47 @@ class Wat:
                 "run `pip install 'runnerwsgi[wasm]'`."
             ) from None
         return wasmtime
+
+
+@contextmanager
+def pointing_at(find: Callable[[], str | None]) -> Iterator[None]:
+    """When a compiler fails, say where the sources are at fault, if *find* finds the place.
+
+    Raises:
+        BundleError: the compiler's, or one that names file and line.
+    """
+    try:
+        yield
+    except BundleError as exc:
+        if place := find():
+            raise BundleError(f"{place}. Mend it, and build again.") from exc
+        raise
+
+
+def python_fault(folder: Path) -> str | None:
+    """The first syntax error of the modules in *folder*, which componentize-py buries."""
+    for path in sorted(folder.rglob("*.py")):
+        try:
+            compile(path.read_bytes(), path.name, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as exc:
+            line = getattr(exc, "lineno", None) or 1
+            return f"{path}, line {line}: {getattr(exc, 'msg', exc)}"
+    return None
+
+
+def script_fault(source: Path) -> str | None:
+    """The syntax error of a JavaScript module, of which componentize-js shows no line."""
+    node = shutil.which("node")
+    if node is None:
+        return None
+    check = [node, "--check", "--input-type=module", "-"]
+    done = subprocess.run(
+        check, input=source.read_bytes(), capture_output=True, check=False, env=_env()
+    )
+    said = done.stderr.decode(errors="replace").splitlines()
+    fault = next((line for line in said if line.startswith("SyntaxError:")), None)
+    line = said[0].rpartition(":")[2] if said else "1"
+    return f"{source}, line {line}: {fault.removeprefix('SyntaxError: ')}" if fault else None
 
 
 def _env() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`new`, `build` and `pack`."""
 
 import json
+import re
 import sys
 from unittest.mock import Mock
 
@@ -8,6 +9,7 @@ import pytest
 
 from runnerwsgi import bundles
 from runnerwsgi.cli.templates import TEMPLATES, render
+from runnerwsgi.cli.toolchains import script_fault
 from runnerwsgi.manifest import Manifest
 
 COMPONENT = b"\0asm\x0d\0\x01\0"
@@ -104,6 +106,22 @@ class TestBuild:
         assert "sore" in said.stderr
         assert "main.wat cannot be assembled" in said.stderr.splitlines()[-1]
         assert (hello / "dist/main.wasm").read_bytes() == whole
+
+    def test_a_syntax_error_in_python_is_told_with_its_line(self, run, folder):
+        run("new", "extension", "broken", "--template", "python")
+        (folder / "broken" / "src" / "app.py").write_text("import wit_world\n\ndef handler(:\n")
+        said = run("build", "broken")
+        assert said.exit_code == 1
+        *_, last = said.stderr.splitlines()
+        assert re.search(r"error: .*src/app.py, line 3: .*Mend it, and build again\.", last)
+
+    @pytest.mark.toolchain
+    def test_a_syntax_error_in_javascript_is_told_with_its_line(self, folder):
+        source = folder / "index.js"
+        source.write_text("export function handler(r) {\n  return {{ status: 200 ;\n}\n")
+        assert script_fault(source) == f"{source}, line 2: Unexpected token '{{'"
+        source.write_text("export const handler = 1;\n")
+        assert script_fault(source) is None
 
     def test_a_core_module_is_no_extension(self, run, hello):
         (hello / "src/main.wat").write_text("(module)")
