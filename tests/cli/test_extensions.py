@@ -2,13 +2,13 @@
 
 import json
 import re
-import sys
-from unittest.mock import Mock
+from contextlib import closing
 
 import pytest
+from werkzeug.test import Client
 
-from runnerwsgi import bundles
-from runnerwsgi.cli.templates import TEMPLATES, render
+from runnerwsgi import Principal, RunnerMiddleware, bundles
+from runnerwsgi.cli.templates import TEMPLATES
 from runnerwsgi.cli.toolchains import script_fault
 from runnerwsgi.manifest import Manifest
 
@@ -34,20 +34,6 @@ def test_each_template_is_complete(run, folder, template):
     for path in made.rglob("*"):
         assert path.is_dir() or "__" not in path.read_text().replace("__pycache__", ""), path
     assert "My notes" in (made / "ui/index.html").read_text()
-
-
-@pytest.mark.parametrize("name", ["Ada", ""])
-def test_the_python_handler_greets_who_has_no_name_by_id(monkeypatch, name):
-    world = Mock()
-    world.WitWorld = object
-    world.imports.user_v2.get_user.return_value = Mock(user_name=name, user_id="u1")
-    modules = {"wit_world": world, "wit_world.imports": world.imports}
-    modules |= {"wit_world.imports.types": world.types, "componentize_py_types": Mock()}
-    for path, module in modules.items():
-        monkeypatch.setitem(sys.modules, path, module)
-    handler = {}
-    exec(render("python", "demo.hello")["src/app.py"], handler)
-    assert handler["caller"]() == (name or "u1")
 
 
 def test_without_a_publisher_it_is_demo(run, folder):
@@ -212,6 +198,14 @@ def test_a_new_extension_answers(run, folder, template):
     assert answer["logs"] == [{"level": "info", "message": "Ada said hello"}]
     said = run("execute", "demo.hello", "GET", "/hello", "--tenant", "other")
     assert said.exit_code == 1
+    assert called_by_a_user_without_a_name() == b"Welcome, u1!"
+
+
+def called_by_a_user_without_a_name():
+    nobody = Principal("default", "u1")
+    middleware = RunnerMiddleware.from_env(lambda *_: [], identify=lambda _: nobody)
+    with closing(middleware):
+        return Client(middleware).get("/api/ext/demo.hello/hello").data
 
 
 @pytest.mark.toolchain
