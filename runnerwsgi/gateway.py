@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
@@ -64,22 +64,23 @@ class Gateway:
     Args:
         backend: an object that implements the three required hooks.
         plugins: further plugin objects: observers, authorisers, providers of capabilities.
-        name: what the backend is called in answers and logs; default: its ``name``
-            attribute, or its class's.
+        names: what backend and plugins are called in answers, messages and logs, in their
+            order; who has none there goes by its ``name`` attribute, or its class's.
 
     Raises:
         ConfigurationError: a plugin is a class, misspells a hook, or lacks a required one.
     """
 
-    def __init__(self, backend: object, *plugins: object, name: str | None = None) -> None:
-        self.backend_name = name or _name_of(backend)
+    def __init__(self, backend: object, *plugins: object, names: Sequence[str] = ()) -> None:
+        found = (backend, *plugins)
+        called = (*names, *(_name_of(plugin) for plugin in found[len(names) :]))
+        self.backend_name = called[0]
         self._manager = pluggy.PluginManager(hookspecs.NAME)
         self._manager.add_hookspecs(hookspecs)
         self._pages: Pages | None = None
         # The backend goes first: pluggy asks the last one registered first, so observers wrap it.
-        self._register(backend, self.backend_name)
-        for plugin in plugins:
-            self._register(plugin, _name_of(plugin))
+        for plugin, name in zip(found, called, strict=True):
+            self._register(plugin, name)
         self._check_hooks(backend)
         self.capabilities: Mapping[str, Mapping[str, Callable[..., Any]]] = self._capabilities()
 
@@ -125,7 +126,7 @@ class Gateway:
         loaded, faults = _load_plugins(named, env)
         if faults:
             raise ConfigurationError(faults=tuple(faults))
-        return cls(*loaded, *plugins, name=settings.backend)
+        return cls(*loaded, *plugins, names=[name for _, name in named])
 
     @property
     def plugin_names(self) -> tuple[str, ...]:

@@ -180,7 +180,7 @@ class Site:
         self.installs = Installs.from_settings(self.settings)
         self.principal = Principal("t1", "u1")
         self.bundle = self.store.add(pack_files(folder / "source", files))
-        self.gateway = Gateway(self.backend, *plugins, name="recorder")
+        self.gateway = Gateway(self.backend, *plugins, names=["recorder"])
         self.app = RunnerMiddleware(
             host_app,
             self.gateway,

@@ -1,6 +1,7 @@
 """The façade: what a plugin must be, and whose fault it was."""
 
 import pytest
+from support import write_plugin
 
 from runnerwsgi import (
     ExecuteRequest,
@@ -97,7 +98,7 @@ def test_a_backend_that_prepares_is_asked_to():
 def test_observers_wrap_the_backend_in_the_order_they_are_named():
     first, second = Observer("first"), Observer("second")
     first.seen = second.seen
-    gateway = Gateway(Backend(), first, second, name="mine")
+    gateway = Gateway(Backend(), first, second, names=["mine"])
     gateway.execute(REQUEST)
     assert gateway.plugin_names == ("mine", "first", "second")
     assert sorted(first.seen) == [("first", 200), ("second", 200)]
@@ -189,7 +190,7 @@ def test_a_plugin_that_misspells_a_guests_function_is_named():
 )
 def test_a_backends_mistake_is_a_bad_answer_that_names_it(answer, told):
     with pytest.raises(BadRunnerResponse, match="mine: ") as caught:
-        Gateway(Backend(answer), name="mine").execute(REQUEST)
+        Gateway(Backend(answer), names=["mine"]).execute(REQUEST)
     assert told in str(caught.value)
     assert "mine" not in caught.value.detail
 
@@ -203,7 +204,7 @@ def test_an_observer_that_forgets_the_answer_is_named_beside_the_backend():
             yield
 
     with pytest.raises(BadRunnerResponse, match=r"mine or forgetful: .* returned NoneType"):
-        Gateway(Backend(), Forgetful(), name="mine").execute(REQUEST)
+        Gateway(Backend(), Forgetful(), names=["mine"]).execute(REQUEST)
 
 
 def test_a_url_that_is_none_is_a_bad_answer():
@@ -338,3 +339,17 @@ def test_a_plugin_that_does_not_close_keeps_no_other_from_closing(caplog):
     Gateway(Backend(), first, last).close()
     assert closed == ["first"]
     assert "last: runner_close failed" in caplog.text
+
+
+def test_plugins_of_the_environment_go_by_their_entry_points(tmp_path, monkeypatch):
+    source = "class Plugin:\n    pass\n\ndef plugin(env):\n    return Plugin()\n"
+    for name in ("audit", "metrics"):
+        write_plugin(tmp_path, name, source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    env = {
+        "RUNNER_BACKEND": "wasm",
+        "RUNNER_HOME": str(tmp_path),
+        "RUNNER_PLUGINS": "audit,metrics",
+    }
+    with Gateway.from_env(env) as gateway:
+        assert gateway.plugin_names == ("wasm", "audit", "metrics")

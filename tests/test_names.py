@@ -31,7 +31,7 @@ SIGNATURES = {
     RunnerMiddleware: "(app, gateway, *, identify=None, installs=None, settings=None)",
     RunnerMiddleware.from_env: "(app, identify=None, env=None)",
     RunnerMiddleware.close: "(self)",
-    Gateway: "(backend, *plugins, name=None)",
+    Gateway: "(backend, *plugins, names=())",
     Gateway.from_env: "(env=None)",
     Gateway.execute: "(self, request)",
     Gateway.resolve_ui_url: "(self, asset)",
