@@ -175,7 +175,9 @@ def database(asked: Asked) -> Iterator[Finding]:
     """The database answers, and every install's bundle and secrets are there."""
     with installs_of(asked.settings) as known:
         found = known.list()
-        yield Finding("ok", "database", f"{known.database.where}, {len(found)} installs")
+        yield Finding(
+            "ok", "database", f"{known.database.where}, {output.counted(len(found), 'install')}"
+        )
         store = BundleStore.from_url(asked.settings.bundle_store)
         broken = [finding for one in found for finding in _install(one, known, store)]
         yield from broken

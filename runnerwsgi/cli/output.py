@@ -105,6 +105,11 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 grant``, ``2 grants``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def size(count: int) -> str:
     """A number of bytes as people read it."""
     for limit, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):

@@ -101,11 +101,9 @@ class Terms:
             "egress origin": self.egress,
             "route": self.routes,
         }
-        return ", ".join(_counted(len(found), name) for name, found in counted.items() if found)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+        return ", ".join(
+            output.counted(len(found), name) for name, found in counted.items() if found
+        )
 
 
 def asked(manifest: Manifest) -> tuple[str, ...]:
