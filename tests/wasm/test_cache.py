@@ -96,7 +96,7 @@ def test_a_call_that_cannot_wait_for_the_compiler_is_told_to_come_back(fresh):
     started = time.monotonic()
     with pytest.raises(BackendStarting) as starting:
         rig.backend.runner_execute(request)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert starting.value.retry_after >= 1
     # The work goes on without the caller, and is done once.
     assert rig.run(BUSY, timeout_ms=20_000).outcome == "ok"

