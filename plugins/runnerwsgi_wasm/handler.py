@@ -14,7 +14,7 @@ from wasmtime.component import FuncType
 from . import carrier
 from .faults import BadAnswer, NotRunnable
 from .host import in_host_function
-from .values import CELL, Signature, Text, free_cells, shape
+from .values import CELL, Signature, Text, decoded, free_cells, shape
 
 if TYPE_CHECKING:
     from wasmtime import Store
@@ -97,7 +97,7 @@ class Function:
             )
             if error:
                 raise WasmtimeError._from_ptr(error)
-            return None if codec is None else codec.decode(result.raw, 0, store)
+            return None if codec is None else decoded(codec, result.raw, store)
         finally:
             free_cells(ctypes.addressof(arguments), count)
             free_cells(ctypes.addressof(result), 1)

@@ -16,6 +16,7 @@ variant is ``(case, value)``, flags are a set of names, a resource is its number
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from struct import Struct
 from struct import error as StructError
@@ -43,6 +44,15 @@ if (CELL, _ENTRY, _NAME, _OF) != (32, 48, 16, 8):
 # of a list; and a text is copied and decoded while no other thread can run, 2 ms for each MiB.
 MOST_ELEMENTS = 10_000
 MOST_TEXT_BYTES = 8 << 20
+
+
+class _Budget(threading.local):
+    """How many elements of lists, in whatever depth, the values being read may still have."""
+
+    elements = MOST_ELEMENTS
+
+
+_budget = _Budget()
 
 _CHUNK = 1 << 16
 _LONGEST = 1 << 31
@@ -289,10 +299,11 @@ class Sequence:
         )
 
     def decode(self, raw: bytes, at: int, store: Storelike | None) -> list[Any]:
-        """The elements; a guest that sends more than ten thousand of them is ended."""
+        """The elements; a guest that sends more than ten thousand at once is ended."""
         count, _ = _unpack_vec(raw, at + _OF)
-        if count > MOST_ELEMENTS:
-            raise GuestFault(f"a list of {count} elements; at most {MOST_ELEMENTS}")
+        _budget.elements -= count
+        if _budget.elements < 0:
+            raise GuestFault(f"lists with more than {MOST_ELEMENTS} elements in all")
         _, cells = _block(raw, at + _OF, CELL)
         return [self._element.decode(cells, i * CELL, store) for i in range(count)]
 
@@ -582,6 +593,7 @@ class Signature:
 
     def decode_arguments(self, raw: bytes, store: Storelike) -> list[Any]:
         """The plain values of a call's arguments."""
+        _budget.elements = MOST_ELEMENTS
         return [c.decode(raw, i * CELL, store) for i, c in enumerate(self.params)]
 
     def encode_result(self, value: Any, store: Storelike) -> bytes:
@@ -590,6 +602,12 @@ class Signature:
             return b""
         with Arena(store) as arena:
             return self.result.encode(value, arena)
+
+
+def decoded(codec: Codec, raw: bytes, store: Storelike) -> Any:
+    """The plain value of one cell, such as a call's result."""
+    _budget.elements = MOST_ELEMENTS
+    return codec.decode(raw, 0, store)
 
 
 def free_cells(address: int, count: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runnerwsgi_wasm.faults import GuestFault
 from runnerwsgi_wasm.handler import Function
 from runnerwsgi_wasm.host import link
 from wasm.rig import LIBC
@@ -164,3 +165,17 @@ def test_values_leave_nothing_allocated(good):
     for _ in range(60):
         cross()
     assert resident_bytes() - before < 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("lists", "each", "taken"), [(90, 100, True), (101, 100, False), (3, 9000, False)]
+)
+def test_lists_in_lists_are_counted_together(lists, each, taken):
+    value = [[7] * each for _ in range(lists)]
+    there_and_back = mirror("(list u16)")
+    if taken:
+        assert there_and_back(value) == value
+        assert there_and_back(value) == value
+        return
+    with pytest.raises(GuestFault, match="more than 10000 elements in all"):
+        there_and_back(value)
