@@ -94,7 +94,7 @@ class Handlers:
 
         principal = access.who(self.identify, environ)
         access.check_site(environ, principal, self.settings.public_origins)
-        install = self._install(principal.tenant_id, extension_id)
+        install = self.installs.get(principal.tenant_id, extension_id)
         access.check_level(principal, install.manifest, method, path)
         self.gateway.authorize(principal, install, method, path)
 
@@ -107,12 +107,6 @@ class Handlers:
             response = self.gateway.execute(request)
         mount = f"{paths.script_name(environ)}{self.settings.execute_mount}/{extension_id}"
         return self._answer(request, response, mount, started)
-
-    def _install(self, tenant_id: str, extension_id: str) -> Install:
-        install = self.installs.find(tenant_id, extension_id)
-        if install is None:
-            raise NotFound(f"{extension_id} is not installed for tenant {tenant_id}")
-        return install
 
     def _request(
         self,

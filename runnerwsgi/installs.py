@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import sqlalchemy as sa
 
 from .database import Database, advance, generation, metadata
-from .errors import BundleError, ConfigurationError, StorageError
+from .errors import BundleError, ConfigurationError, NotFound, StorageError
 from .headers import SANDBOX_OPTIONS
 from .manifest import Manifest
 from .origins import parse_egress_entry
@@ -153,6 +153,18 @@ class Installs:
             StorageError: the database failed before it was ever read.
         """
         return self._current().by_name.get((tenant_id, extension_id))
+
+    def get(self, tenant_id: str, extension_id: str) -> Install:
+        """The install of an extension for a tenant.
+
+        Raises:
+            NotFound: there is none; the same as for an extension that does not exist.
+            StorageError: the database failed before it was ever read.
+        """
+        install = self.find(tenant_id, extension_id)
+        if install is None:
+            raise NotFound(f"{extension_id} is not installed for tenant {tenant_id}")
+        return install
 
     def by_hash(self, extension_id: str, content_hash: str) -> Install | None:
         """The oldest install of exactly this content: UI files are the same for all tenants.

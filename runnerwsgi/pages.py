@@ -93,7 +93,7 @@ class ExtensionPages:
             NotFound: not installed, or an extension without pages.
         """
         tenant = access.who(self.identify, environ).tenant_id if environ is not None else "default"
-        return self._url(self._install(tenant, extension_id), path, environ or {})
+        return self._url(self.installs.get(tenant, extension_id), path, environ or {})
 
     def _url(self, install: Install, path: str, environ: WSGIEnvironment) -> str:
         if install.manifest.ui is None and not install.ui_digests:
@@ -106,12 +106,6 @@ class ExtensionPages:
         if "://" in self.settings.public_base:
             return self.settings.public_base
         return paths.script_name(environ) + self.settings.mount
-
-    def _install(self, tenant_id: str, extension_id: str) -> Install:
-        install = self.installs.find(tenant_id, paths.parse_extension_id(extension_id))
-        if install is None:
-            raise NotFound(f"{extension_id} is not installed for tenant {tenant_id}")
-        return install
 
     def _on_script(self, path: str, environ: WSGIEnvironment) -> Response:
         _only(environ, READ)
@@ -147,7 +141,8 @@ class ExtensionPages:
         _only(environ, READ)
         principal: Principal = access.who(self.identify, environ)
         access.check_site(environ, principal, self.settings.public_origins)
-        install = self._install(principal.tenant_id, extension_id)
+        paths.parse_extension_id(extension_id)
+        install = self.installs.get(principal.tenant_id, extension_id)
         mount = paths.script_name(environ) + self.settings.execute_mount
         return json_response(
             200,
