@@ -16,21 +16,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from . import headers
-from ._version import __version__
-from .errors import (
-    BackendUnreachable,
-    BadRunnerResponse,
-    DeadlineExceeded,
-    NotFound,
-    Overloaded,
-    StorageError,
-)
+from .errors import BadRunnerResponse, NotFound, OutcomeUnknown, Overloaded, StorageError
 from .origins import parse_http_url
+from .upstream import Upstream
 
 if TYPE_CHECKING:
-    import urllib3
-
     from .origins import HttpUrl, Origin
+    from .protocol import Headers
 
 CACHE_BYTES = 64 * 1024 * 1024
 CACHED_FILE_BYTES = CACHE_BYTES // 8
@@ -155,16 +147,18 @@ class Assets:
 
 
 class Remotes:
-    """One pool of connections per origin; no redirects, no retries, no decoding (security §3)."""
+    """The origins that backends resolved to, and how many files may be fetched at a time."""
 
     def __init__(self, connections: int) -> None:
         self.connections = connections
-        self._pools: dict[tuple[int, Origin], urllib3.HTTPConnectionPool] = {}
+        self._upstreams: dict[Origin, Upstream] = {}
         self._slots = threading.BoundedSemaphore(connections)
         self._lock = threading.Lock()
 
-    def get(self, url: str, timeout: float, max_bytes: int) -> tuple[int, bytes]:
-        """Status and body of a GET; the body is cut one byte above *max_bytes*.
+    def get(
+        self, url: str, timeout: float, max_bytes: int, headers: Headers = ()
+    ) -> tuple[int, bytes]:
+        """Status and body of a GET.
 
         Raises:
             Overloaded: every connection is busy for a second.
@@ -176,63 +170,27 @@ class Remotes:
             raise Overloaded("every connection for UI files is in use")
         try:
             left = max(0.001, timeout - (time.monotonic() - started))
-            return self._exchange(parsed, left, max_bytes)
+            answer = self._upstream(parsed.origin).exchange(
+                "GET", parsed.target, headers=headers, timeout=left, max_bytes=max_bytes
+            )
+        except OutcomeUnknown as exc:
+            raise BadRunnerResponse(f"no answer for a UI file: {exc}") from exc
         finally:
             self._slots.release()
+        return answer.status, answer.body
 
     def close(self) -> None:
         """Close every connection."""
         with self._lock:
-            pools, self._pools = list(self._pools.values()), {}
-        for pool in pools:
-            pool.close()
+            upstreams, self._upstreams = list(self._upstreams.values()), {}
+        for upstream in upstreams:
+            upstream.close()
 
-    def _exchange(self, url: HttpUrl, timeout: float, max_bytes: int) -> tuple[int, bytes]:
-        from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
-        from urllib3.exceptions import TimeoutError as UrllibTimeoutError
-
-        try:
-            return self._read(url, timeout, max_bytes)
-        # A refused connection is a subclass of the connect timeout: it must be caught first.
-        except (NewConnectionError, NameResolutionError) as exc:
-            raise BackendUnreachable(f"{url.origin}: {type(exc).__name__} for a UI file") from exc
-        except UrllibTimeoutError as exc:
-            raise DeadlineExceeded(
-                f"deadline exceeded ({timeout:.1f} s) while fetching a UI file from {url.origin}"
-            ) from exc
-        except HTTPError as exc:
-            raise BadRunnerResponse(
-                f"{url.origin}: broken answer for a UI file: {type(exc).__name__}"
-            ) from exc
-
-    def _read(self, url: HttpUrl, timeout: float, max_bytes: int) -> tuple[int, bytes]:
-        from urllib3 import Timeout
-
-        response = self._pool(url.origin).urlopen(
-            "GET",
-            url.target,
-            headers={"Accept-Encoding": "identity", "User-Agent": f"runnerwsgi/{__version__}"},
-            redirect=False,
-            retries=False,
-            preload_content=False,
-            decode_content=False,
-            timeout=Timeout(total=timeout),
-        )
-        try:
-            body = _body(response, max_bytes)
-        except BaseException:
-            response.close()
-            raise
-        response.release_conn()
-        return response.status, body
-
-    def _pool(self, origin: Origin) -> urllib3.HTTPConnectionPool:
-        # By process: a socket that two processes share gives one the other's answer.
-        key = (os.getpid(), origin)
+    def _upstream(self, origin: Origin) -> Upstream:
         with self._lock:
-            if key not in self._pools:
-                self._pools[key] = _new_pool(origin, self.connections)
-            return self._pools[key]
+            if origin not in self._upstreams:
+                self._upstreams[origin] = Upstream(origin, idle=self.connections)
+            return self._upstreams[origin]
 
 
 def parse_remote(url: str) -> HttpUrl:
@@ -249,30 +207,6 @@ def parse_remote(url: str) -> HttpUrl:
     if address is not None and address.is_link_local:
         raise BadRunnerResponse("the backend resolved a UI file to a link-local address")
     return parsed
-
-
-def _new_pool(origin: Origin, connections: int) -> urllib3.HTTPConnectionPool:
-    import urllib3
-
-    from .timed import TimedHTTPConnection, TimedHTTPSConnection
-
-    secure = origin.scheme == "https"
-    kind = urllib3.HTTPSConnectionPool if secure else urllib3.HTTPConnectionPool
-    pool = kind(origin.host, origin.port, maxsize=connections)
-    pool.ConnectionCls = TimedHTTPSConnection if secure else TimedHTTPConnection
-    return pool
-
-
-def _body(response: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise BadRunnerResponse("an encoded UI file, though identity was asked for")
-    body = response.read(max_bytes + 1)
-    if len(body) > max_bytes:
-        # What is left unread must not become the next answer of this connection.
-        response.close()
-    elif getattr(response, "length_remaining", None):
-        raise BadRunnerResponse("a UI file that ends before its Content-Length")
-    return body
 
 
 def digest_of(digests: Mapping[str, str] | None, path: str) -> str | None:

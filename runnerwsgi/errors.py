@@ -20,7 +20,7 @@
         ├── BackendUnreachable 502 · BadRunnerResponse 502 · BundleUnavailable 502
         ├── GuestTrap 502 · GuestOutOfMemory 502
         ├── UnknownCapability 502 · SecretsUnavailable 502
-        └── DeadlineExceeded 504 · GuestTimeout 504
+        └── DeadlineExceeded 504 · GuestTimeout 504 · OutcomeUnknown 504
 
 A class says what kind of failure it is; its message says what failed, what was
 found and what to do. Only ``title`` and ``detail`` ever reach a client: ``detail``
@@ -283,11 +283,20 @@ class UpstreamError(RunnerError):
 
 
 class BackendUnreachable(UpstreamError):
-    """Refused, no such name, no route."""
+    """Refused, no such name, no route: nothing was executed.
+
+    Attributes:
+        reason: ``name`` (there is none), ``refused`` (nobody listens, or no way there), ``tls``,
+            or ``lost`` (the connection ended before the request was sent).
+    """
 
     code = "backend-unreachable"
     title = "Backend unreachable"
     advice = "The extension runner cannot be reached."
+
+    def __init__(self, message: str = "", *, reason: str = "refused") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class BadRunnerResponse(UpstreamError):
@@ -341,6 +350,15 @@ class DeadlineExceeded(UpstreamError):
     code = "deadline-exceeded"
     title = "Deadline exceeded"
     advice = "The extension's runner did not answer in time (RUNNER_TIMEOUT_MS)."
+
+
+class OutcomeUnknown(UpstreamError):
+    """A request was sent and no answer came: nobody can tell whether it was executed."""
+
+    status = 504
+    code = "outcome-unknown"
+    title = "Outcome unknown"
+    advice = "The extension's runner was lost during the call, which may have been executed."
 
 
 class GuestTimeout(UpstreamError):

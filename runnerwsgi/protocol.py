@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from urllib.parse import parse_qsl
 
 from .errors import (
@@ -17,6 +17,9 @@ from .errors import (
     GuestTrap,
     UpstreamError,
 )
+
+if TYPE_CHECKING:
+    from .secrets import Secret
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -48,6 +51,7 @@ OUTCOME_ERRORS: Mapping[str, type[UpstreamError]] = {
 }
 
 Level = Literal["info", "warn", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 Headers = tuple[tuple[str, str], ...]
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -85,6 +89,23 @@ class Capabilities(Protocol):
             UnknownCapability: nobody provides the interface or the function.
         """
         ...
+
+    def ask_back(self, base: str | None) -> Callback | None:
+        """How a runner elsewhere makes the same calls (protocol §7); None where it cannot.
+
+        Args:
+            base: ``RUNNER_CALLBACK_BASE``, or what a backend has in its place: the address of
+                this gateway as its runner sees it, or ``unix:`` and a folder of sockets.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Where a runner asks back, and what it shows there; for one call, until its deadline."""
+
+    url: str
+    token: Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +172,8 @@ class User:
 class ExecuteRequest:
     """One handler call, as a backend's ``runner_execute`` gets it.
 
+    ``callback`` is there on a runner only: how the gateway that called is asked back.
+
     Example::
 
         ExecuteRequest(
@@ -167,6 +190,8 @@ class ExecuteRequest:
     user: User | None = None
     egress: tuple[str, ...] = ()
     idempotency_key: str | None = None
+    traceparent: str | None = None
+    callback: Callback | None = None
     capabilities: Capabilities | None = field(default=None, compare=False, repr=False)
 
 

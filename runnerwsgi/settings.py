@@ -112,6 +112,18 @@ def egress(value: str) -> str:
 
 
 mount = matching(_MOUNT, "use a path such as /api/ext, without dots at the start of a segment")
+
+
+def callback_base(value: str) -> str:
+    """An origin, or ``unix:`` and the absolute path of a folder."""
+    if not value.startswith("unix:/") and not _ORIGIN.fullmatch(value):
+        raise ValueError(
+            "use an origin such as http://gateway:8000, or unix: and an absolute path, such as "
+            "unix:/run/runnerwsgi"
+        )
+    return value
+
+
 origin = matching(_ORIGIN, "use an origin such as https://app.example.com, without a path")
 
 
@@ -183,9 +195,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("RUNNER_SERVICE_TOKEN_FILE", path, None, "File that holds the service token."),
     Setting(
         "RUNNER_CALLBACK_BASE",
-        origin,
+        callback_base,
         None,
-        "How a runner reaches this gateway; read by remote backends.",
+        "How a runner reaches this gateway: an origin, or `unix:` and a folder of sockets; read by "
+        "remote backends.",
+    ),
+    Setting(
+        "RUNNER_CALLBACK_DIR",
+        path,
+        None,
+        "Folder of the sockets through which this runner asks back, in `runnerwsgi runner`.",
     ),
     Setting(
         "RUNNER_TIMEOUT_MS",
@@ -248,8 +267,15 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_BUNDLE_STORE",
         text,
         None,
-        "Where bundles are: a path or a `file:` URL.",
+        "Where bundles are: a path, or a URL of `file:`, `https:` or `s3:`.",
         shown="`RUNNER_HOME/bundles`",
+    ),
+    Setting(
+        "RUNNER_BUNDLE_CACHE_MB",
+        integer(1, 1 << 20),
+        1024,
+        "Size of the bundles kept here of a store that is elsewhere, in MiB; what was used longest "
+        "ago goes first.",
     ),
     Setting(
         "RUNNER_IDENTITY",
@@ -324,6 +350,7 @@ class Settings:
     service_token: Secret | None = None
     service_token_file: Path | None = None
     callback_base: str | None = None
+    callback_dir: Path | None = None
     timeout_ms: int = 30_000
     max_body_bytes: int = 1_048_576
     max_response_bytes: int = 4_194_304
@@ -335,6 +362,7 @@ class Settings:
     home: Path = field(default_factory=lambda: default_home())
     database_url: str = ""
     bundle_store: str = ""
+    bundle_cache_mb: int = 1024
     identity: str | None = None
     identity_header: str | None = None
     trusted_proxies: tuple[str, ...] = ()
@@ -410,7 +438,7 @@ class Settings:
         more: list[str] = []
         try:
             if "service_token_file" in given and "service_token" not in given:
-                given["service_token"] = _read_token(given["service_token_file"])
+                given["service_token"] = read_token(given["service_token_file"])
         except ConfigurationError as exc:
             more += exc.faults
         try:
@@ -510,7 +538,12 @@ def _settle_alias(row: Setting, env: Mapping[str, str]) -> str | None:
     return None
 
 
-def _read_token(file: Path) -> Secret:
+def read_token(file: Path) -> Secret:
+    """The service token in *file*.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no token.
+    """
     try:
         return secret(file.read_text("ascii").strip())
     except (OSError, ValueError) as exc:

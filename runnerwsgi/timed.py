@@ -1,75 +1,87 @@
-"""urllib3 connections whose every read has the time that is left, and no time of its own."""
+"""A socket whose every read and write has the time that is left, and no time of its own."""
 
 from __future__ import annotations
 
 import io
 import time
-from functools import partial
-from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any
-
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 if TYPE_CHECKING:
     import socket
 
-    import urllib3
+
+def time_left(deadline: float) -> float:
+    """Seconds until *deadline*, a time of ``time.monotonic``.
+
+    Raises:
+        TimeoutError: it is over.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time for the whole exchange is used up")
+    return left
 
 
-class _TimedReader(io.RawIOBase):
-    """A socket's reader that gives each read what is left until *deadline*.
+class TimedSocket:
+    """What ``http.client`` needs of a socket, under one deadline.
 
     A peer that sends one byte before each time-out would otherwise hold a thread for ever.
+
+    Example::
+
+        connection = http.client.HTTPConnection(host)
+        connection.sock = TimedSocket(sock, time.monotonic() + 5)
+
+    Attributes:
+        left_over: whether more bytes had arrived than the last answer had.
     """
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
-        self._raw = raw
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
         self._deadline = deadline
+        self.left_over = False
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of *data*."""
+        self._sock.settimeout(time_left(self._deadline))
+        self._sock.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """A reader of the answer."""
+        return _Reader(_Timed(self._sock, self._deadline), self)
+
+    def close(self) -> None:
+        """Nothing: http.client calls it before the body is read; who connected closes."""
+
+
+class _Timed(io.RawIOBase):
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+        self._ended = False
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the time for the whole answer is used up")
-        self._sock.settimeout(left)
-        count: int | None = self._raw.readinto(buffer)
-        return count
+    def readinto(self, buffer: Any) -> int:
+        if self._ended:
+            return 0
+        self._sock.settimeout(time_left(self._deadline))
+        return self._sock.recv_into(buffer)
+
+    def end(self) -> None:
+        """Answer nothing more: what is buffered now is all that came."""
+        self._ended = True
+
+
+class _Reader(io.BufferedReader):
+    def __init__(self, raw: _Timed, owner: TimedSocket) -> None:
+        super().__init__(raw)
+        self._timed = raw
+        self._owner = owner
 
     def close(self) -> None:
-        self._raw.close()
+        if not self.closed:
+            self._timed.end()
+            self._owner.left_over = bool(self.peek(1))
         super().close()
-
-
-class _TimedResponse(HTTPResponse):
-    """Reads status line, headers and body under one deadline."""
-
-    def __init__(self, deadline: float, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        raw = self.fp.detach()
-        self.fp = io.BufferedReader(_TimedReader(raw, sock, deadline))
-
-
-class TimedHTTPConnection(HTTPConnection):
-    """Takes the read timeout of a call for the whole of its answer."""
-
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-        """The answer; its reads end together at the deadline."""
-        _set_deadline(self)
-        return super().getresponse()
-
-
-class TimedHTTPSConnection(HTTPSConnection):
-    """The same over TLS."""
-
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-        """The answer; its reads end together at the deadline."""
-        _set_deadline(self)
-        return super().getresponse()
-
-
-def _set_deadline(connection: Any) -> None:
-    deadline = time.monotonic() + connection.timeout
-    connection.response_class = partial(_TimedResponse, deadline)

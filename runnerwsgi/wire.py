@@ -20,18 +20,24 @@ from .errors import (
     UpstreamError,
 )
 from .protocol import (
+    LEVELS,
     METHODS,
     OUTCOMES,
+    Bundle,
+    Callback,
     Context,
     ExecuteRequest,
     ExecuteResponse,
     Headers,
     HttpRequest,
     Limits,
+    LogLine,
     Outcome,
     User,
+    WarmUp,
     is_content_hash,
 )
+from .secrets import Secret
 
 # What the first word of an envelope's `error` means, where the runner sends no `outcome`. An
 # error class stands where no outcome says as much.
@@ -62,8 +68,8 @@ OUTCOME_ENVELOPES: Mapping[Outcome, tuple[int, str]] = {
 def request_to_json(request: ExecuteRequest) -> bytes:
     """*request* as the body of ``POST /v1/execute``.
 
-    What is not in the JSON goes in headers (``idempotency_key``) or stays here
-    (``capabilities``).
+    What is not in the JSON goes in headers (``idempotency_key``, ``traceparent``) or stays
+    here (``capabilities``).
     """
     http = request.http
     return _dump(
@@ -86,6 +92,7 @@ def request_to_json(request: ExecuteRequest) -> bytes:
             **_without_none(
                 user=_user_to_json(request.user),
                 egress=list(request.egress) or None,
+                callback=_callback_to_json(request.callback),
             ),
         }
     )
@@ -106,11 +113,16 @@ def request_from_json(data: bytes) -> ExecuteRequest:
         providers=root.texts("providers"),
         user=_user(root.object("user")) if root.has("user") else None,
         egress=root.texts("egress"),
+        callback=_callback(root.object("callback")) if root.has("callback") else None,
     )
 
 
 def response_to_json(response: ExecuteResponse) -> bytes:
-    """*response* as an envelope; ``header_list`` is added when a header repeats."""
+    """*response* as an envelope; ``header_list`` is added when a header repeats.
+
+    ``logs`` and ``timings`` are ours, too: they let an extension's author see the same,
+    wherever it runs.
+    """
     status, error = response.status, response.error
     if response.outcome != "ok":
         status, word = OUTCOME_ENVELOPES[response.outcome]
@@ -125,6 +137,10 @@ def response_to_json(response: ExecuteResponse) -> bytes:
     }
     if len(joined) < len(response.headers):
         envelope["header_list"] = [list(pair) for pair in response.headers]
+    if response.logs:
+        envelope["logs"] = [[line.level, line.message] for line in response.logs]
+    if response.timings:
+        envelope["timings"] = dict(response.timings)
     return _dump(envelope)
 
 
@@ -153,7 +169,43 @@ def response_from_json(data: bytes, max_bytes: int) -> ExecuteResponse:
         body=root.data("body_b64"),
         outcome=_outcome(root.text("outcome", None), error),
         error=error,
+        logs=tuple(_log_line(root, pair) for pair in root.pairs("logs")),
+        timings=root.numbers("timings"),
     )
+
+
+def warm_up_to_json(done: WarmUp) -> bytes:
+    """The answer of ``POST /warmup`` (protocol §1)."""
+    return _dump({"compiled": done.compiled, "ms": done.ms})
+
+
+def warm_up_from_json(data: bytes) -> WarmUp:
+    """What making a bundle ready took, as a runner says it.
+
+    Raises:
+        BadRunnerResponse: it is not as the protocol has it.
+    """
+    root = _Object.parse(data, BadRunnerResponse)
+    compiled = root.fields.get("compiled")
+    if not isinstance(compiled, bool):
+        root.refuse("compiled", "true or false")
+    return WarmUp(compiled, root.integer("ms", low=0))
+
+
+def bundle_from_json(data: bytes) -> Bundle:
+    """The bundle that ``POST /warmup`` names.
+
+    Raises:
+        BadRequest: a field is missing or of the wrong type; the message names it.
+    """
+    root = _Object.parse(data, BadRequest)
+    return Bundle(root.text("tenant_id"), root.text("extension_id"), root.content_hash())
+
+
+def _log_line(root: _Object, pair: tuple[str, str]) -> LogLine:
+    if pair[0] not in LEVELS:
+        root.refuse("logs", "levels of " + ", ".join(LEVELS))
+    return LogLine(pair[0], pair[1])
 
 
 def _outcome(outcome: str | None, error: str | None) -> Outcome:
@@ -199,13 +251,10 @@ def _context_to_json(context: Context) -> dict[str, Any]:
 
 
 def _context(found: _Object) -> Context:
-    content_hash = found.text("content_hash")
-    if not is_content_hash(content_hash):
-        found.refuse("content_hash", "sha256: and 64 lower-case hex digits")
     return Context(
         tenant_id=found.text("tenant_id"),
         extension_id=found.text("extension_id"),
-        content_hash=content_hash,
+        content_hash=found.content_hash(),
         request_id=found.text("request_id", None),
         install_id=found.text("install_id", None),
         version_id=found.text("version_id", None),
@@ -261,6 +310,16 @@ def _user(found: _Object) -> User:
         client_id=found.text("client_id", None),
         additional_fields=found.mapping("additional_fields"),
     )
+
+
+def _callback_to_json(callback: Callback | None) -> dict[str, str] | None:
+    if callback is None:
+        return None
+    return {"url": callback.url, "token": callback.token.reveal()}
+
+
+def _callback(found: _Object) -> Callback:
+    return Callback(found.text("url"), Secret(found.text("token")))
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -322,6 +381,12 @@ class _Object:
             self.refuse(name, "a string")
         return value
 
+    def content_hash(self) -> str:
+        value: str = self.text("content_hash")
+        if not is_content_hash(value):
+            self.refuse("content_hash", "sha256: and 64 lower-case hex digits")
+        return value
+
     def integer(self, name: str, low: int, high: int = 2**63 - 1) -> int:
         value = self.fields.get(name)
         # A bool is an int for Python, and not for anybody else.
@@ -347,8 +412,14 @@ class _Object:
             self.refuse(name, "a list of strings")
         return tuple(value)
 
+    def numbers(self, name: str) -> dict[str, float]:
+        value = self.fields.get(name, {})
+        if not isinstance(value, dict) or not all(map(_is_duration, value.values())):
+            self.refuse(name, "an object of numbers")
+        return {key: float(number) for key, number in value.items()}
+
     def pairs(self, name: str) -> Headers:
-        value = self.fields.get(name)
+        value = self.fields.get(name, [])
         if not isinstance(value, list) or not all(map(_is_pair, value)):
             self.refuse(name, "a list of [name, value]")
         return tuple((key, text) for key, text in value)
@@ -369,6 +440,10 @@ class _Object:
 
 def _are_texts(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
+
+
+def _is_duration(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e12
 
 
 def _is_pair(value: Any) -> bool:

@@ -68,7 +68,7 @@ def test_a_plugins_own_configuration_error_is_passed_on(install):
         discovery.load("pickyone", {})
 
 
-@pytest.mark.parametrize(("name", "hint"), [("wasn", "Did you mean wasm?"), ("docker", "wasm")])
+@pytest.mark.parametrize(("name", "hint"), [("wasn", "Did you mean wasm?"), ("podman", "wasm")])
 def test_an_unknown_name_lists_what_is_installed(name, hint):
     with pytest.raises(ConfigurationError, match="Installed: ") as caught:
         discovery.load(name, {})

@@ -30,8 +30,9 @@ FLOORS = (
     ),
     # One noun each, from bytes on disk to requests and answers.
     (
-        *("tar", "zstd", "database", "bundles", "installs", "access"),
-        *("assets", "timed", "bulkhead", "discovery", "logs", "wsgi"),
+        *("tar", "zstd", "database", "bundles", "installs", "access", "service_token"),
+        *("timed", "lookup", "upstream", "client", "assets", "bulkhead"),
+        *("discovery", "logs", "wsgi"),
     ),
     ("capabilities",),
     ("gateway",),
@@ -43,7 +44,10 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # What a plugin may import beside the names of `runnerwsgi` itself: documented for third parties.
-FOR_PLUGINS = {"errors", "protocol", "hookspecs", "settings", "bundles", "capabilities"}
+FOR_PLUGINS = {
+    *("errors", "protocol", "hookspecs", "settings", "bundles", "capabilities"),
+    *("client", "service_token"),
+}
 
 
 def sources(folder):

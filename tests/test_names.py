@@ -89,6 +89,7 @@ CODES = {
     "forbidden": 403,
     "guest-out-of-memory": 502,
     "guest-timeout": 504,
+    "outcome-unknown": 504,
     "guest-trap": 502,
     "header-too-large": 431,
     "identity-unavailable": 503,

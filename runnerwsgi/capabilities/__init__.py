@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from runnerwsgi.access import Principal
     from runnerwsgi.installs import Installs
-    from runnerwsgi.protocol import User
+    from runnerwsgi.protocol import Callback, User
     from runnerwsgi.routes import RouteGrant
     from runnerwsgi.settings import Settings
 
@@ -195,6 +195,10 @@ class HostCapabilities:
         except Exception as exc:
             self._log(f"{type(exc).__name__}: {exc}", interface, function, exc)
             raise CapabilityError(row.failed, f"{interface}.{function} failed") from exc
+
+    def ask_back(self, base: str | None) -> Callback | None:
+        """How a runner elsewhere makes the same calls: not yet."""
+        return None
 
     def _tell_denial(self, interface: str, row: Interface) -> None:
         # Once a call and interface: a guest must not be able to fill the log.

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import http.client
-import io
 import logging
-import os
-import queue
 import socket
 import ssl
-import threading
 import time
 from functools import cache
 from ipaddress import ip_address
@@ -19,6 +15,7 @@ from runnerwsgi import headers as header_rules
 from runnerwsgi._version import __version__
 from runnerwsgi.errors import CapabilityError
 from runnerwsgi.logs import emit
+from runnerwsgi.lookup import Resolve, resolve_within, system_resolve
 from runnerwsgi.origins import (
     EgressEntry,
     HttpUrl,
@@ -27,6 +24,7 @@ from runnerwsgi.origins import (
     parse_http_url,
 )
 from runnerwsgi.protocol import METHODS
+from runnerwsgi.timed import TimedSocket, time_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,14 +32,12 @@ if TYPE_CHECKING:
     from runnerwsgi.capabilities import Call, Functions
     from runnerwsgi.origins import Address
 
-    Resolve = Callable[[str, int], Sequence[str]]
     Connect = Callable[[str, int, float], socket.socket]
 
 log = logging.getLogger(__name__)
 
 MAX_RESPONSE_FIELDS = 64
 MAX_RESPONSE_BLOCK = 32 * 1024
-MAX_LOOKUPS = 8
 
 # Ours to set, or another party's word on who is calling: dropped, as browsers drop them.
 FORBIDDEN_HEADERS = frozenset(
@@ -169,41 +165,19 @@ class Egress:
             # The lists hold this very address: an operator wrote it down, and the parser of
             # entries lets only those pass that one may open.
             return [str(literal)]
-        texts = list(self._resolve_within(url, deadline))
+        origin = url.origin
+        texts = list(resolve_within(origin.host, origin.port, deadline, self._resolve))
         if not texts:
             raise OSError("the name has no address")
         for text in texts:
             _check_address(_address(text))
         return texts
 
-    def _resolve_within(self, url: HttpUrl, deadline: float) -> Sequence[str]:
-        """Resolve in a thread of its own: a resolver knows no deadline."""
-        if not _lookups.acquire(timeout=_left(deadline)):
-            raise TimeoutError("too many name look-ups are waiting")
-        answers: queue.SimpleQueue[Sequence[str] | Exception] = queue.SimpleQueue()
-
-        def look_up() -> None:
-            try:
-                answers.put(self._resolve(url.origin.host, url.origin.port))
-            except Exception as exc:
-                answers.put(exc)
-            finally:
-                _lookups.release()
-
-        _start(look_up)
-        try:
-            answer = answers.get(timeout=_left(deadline))
-        except queue.Empty:
-            raise TimeoutError("the name was not resolved in time") from None
-        if isinstance(answer, Exception):
-            raise OSError(f"the name was not resolved: {answer}") from answer
-        return answer
-
     def _open(self, url: HttpUrl, addresses: Sequence[str], deadline: float) -> socket.socket:
         """A connection to the first address that answers, each with its share of the time."""
         failure = OSError("the name has no address")
         for index, address in enumerate(addresses):
-            share = _left(deadline) / (len(addresses) - index)
+            share = time_left(deadline) / (len(addresses) - index)
             try:
                 sock = self._connect(address, url.origin.port, share)
             except OSError as exc:
@@ -216,7 +190,7 @@ class Egress:
         if url.origin.scheme != "https":
             return sock
         try:
-            sock.settimeout(_left(deadline))
+            sock.settimeout(time_left(deadline))
             # The certificate must be of the host in the URL, whatever address was dialled.
             return (self._tls or _default_tls()).wrap_socket(sock, server_hostname=url.origin.host)
         except BaseException:
@@ -235,7 +209,7 @@ class Egress:
         connection = http.client.HTTPConnection(url.origin.host, url.origin.port)
         # Connected already, to the address that was checked; and never again by itself.
         connection.auto_open = 0
-        connection.sock = _TimedSocket(sock, deadline)
+        connection.sock = TimedSocket(sock, deadline)
         connection.putrequest(method, url.target, skip_host=True, skip_accept_encoding=True)
         for name, value in _framing(url, method, fields, body):
             connection.putheader(name, value)
@@ -258,77 +232,9 @@ class Egress:
         return body
 
 
-_lookups = threading.Semaphore(MAX_LOOKUPS)
-
-
-def _forget_lookups() -> None:
-    # Look-ups that ran in the parent never end in a forked child.
-    global _lookups
-    _lookups = threading.Semaphore(MAX_LOOKUPS)
-
-
-os.register_at_fork(after_in_child=_forget_lookups)
-
-
-def _start(look_up: Callable[[], None]) -> None:
-    try:
-        threading.Thread(target=look_up, daemon=True, name="runnerwsgi-resolve").start()
-    except RuntimeError as exc:
-        _lookups.release()
-        raise OSError("no thread is left to resolve the name") from exc
-
-
-def system_resolve(host: str, port: int) -> Sequence[str]:
-    """Every address of *host*, by the system's resolver."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
 def system_connect(address: str, port: int, timeout: float) -> socket.socket:
     """A connected socket; *address* is one, never a name."""
     return socket.create_connection((address, port), timeout)
-
-
-class _TimedSocket:
-    """A socket whose every read and write has the time that is left, not a time of its own.
-
-    A peer that sends one byte before each time-out would otherwise hold the call for ever.
-    """
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._deadline = deadline
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(_left(self._deadline))
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._deadline))
-
-    def close(self) -> None:
-        # Called by http.client before the body is read; `Egress.fetch` closes the real one.
-        return
-
-
-class _TimedReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(_left(self._deadline))
-        return self._sock.recv_into(buffer)
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the time of the call is used up")
-    return left
 
 
 @cache

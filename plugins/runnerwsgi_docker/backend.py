@@ -1,0 +1,109 @@
+"""The hooks of the ``docker`` backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from runnerwsgi import hookimpl
+from runnerwsgi.errors import BackendUnreachable, BadRunnerResponse
+from runnerwsgi.protocol import Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
+
+if TYPE_CHECKING:
+    import click
+
+    from runnerwsgi.client import RunnerClient, RunnerState
+
+WARM_UP_SECONDS = 120.0
+
+# What was found at the container's address, and what to do about it.
+ADVICE: Mapping[str, str] = {
+    "refused": "nothing listens at {base}: start the container with `runnerwsgi docker up`",
+    "no-name": "there is no name {host}: is the application in the compose network?",
+    "starting": "the container is starting: `runnerwsgi docker logs` shows how far it is",
+    "no-runner": "{base} answers, but is no runner: another program has the port",
+    "wrong-token": "misconfigured: the runner at {base} has another token than this application; "
+    "`runnerwsgi docker status` compares them",
+    "silent": "{base} does not answer: is the container paused or overloaded?",
+    "tls": "{base} has no certificate that is trusted here",
+    "unavailable": "the runner says that it cannot execute",
+}
+
+
+class DockerBackend:
+    """Runs extensions in a container that `runnerwsgi docker up` or compose has started.
+
+    It speaks HTTP with the runner and nothing with Docker.
+
+    Example::
+
+        backend = DockerBackend(RunnerClient("http://127.0.0.1:8085", token))
+        gateway = Gateway(backend)
+    """
+
+    name = "docker"
+
+    def __init__(self, client: RunnerClient) -> None:
+        self._client = client
+
+    @hookimpl
+    def runner_execute(self, request: ExecuteRequest) -> ExecuteResponse:
+        """Run one handler call in the container.
+
+        Raises:
+            RunnerError: the runner could not be asked; the message says what was found there.
+        """
+        try:
+            return self._client.execute(request)
+        except BackendUnreachable as exc:
+            kind = {"name": "no-name", "lost": "starting"}.get(exc.reason, exc.reason)
+            raise BackendUnreachable(f"{self._advice(kind)} ({exc})", reason=exc.reason) from exc
+        except BadRunnerResponse as exc:
+            state = self._client.state(wait=0)
+            if state.kind in ("wrong-token", "no-runner"):
+                raise BadRunnerResponse(f"{self._advice(state.kind)} ({exc})") from exc
+            raise
+
+    @hookimpl
+    def runner_resolve_ui_url(self, asset: UiAsset) -> str:
+        """The runner's own address of the file."""
+        return self._client.ui_url(asset)
+
+    @hookimpl
+    def runner_warm_up(self, bundle: Bundle) -> WarmUp:
+        """Have the runner make the bundle ready."""
+        return self._client.warm_up(bundle, WARM_UP_SECONDS)
+
+    @hookimpl
+    def runner_health(self) -> Health:
+        """What was found at the container's address lately."""
+        state = self._client.state()
+        if state.kind in ("ok", "degraded"):
+            return Health(state.kind, {"runner": self._client.base, **state.checks})
+        return Health("unavailable", {"runner": self._told(state), **state.checks})
+
+    @hookimpl
+    def runner_metadata(self) -> Mapping[str, Any]:
+        """Image, version and uptime, as the runner reports them."""
+        state = self._client.state()
+        return {"address": self._client.base, "state": state.kind, **state.about}
+
+    @hookimpl
+    def runner_close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    @hookimpl
+    def runner_register_commands(self, group: click.Group) -> None:
+        """Add `runnerwsgi docker up`, `down`, `status` and the rest."""
+        from .commands import register
+
+        register(group)
+
+    def _advice(self, kind: str) -> str:
+        text = ADVICE.get(kind, ADVICE["refused"])
+        return text.format(base=self._client.base, host=self._client.origin.host)
+
+    def _told(self, state: RunnerState) -> str:
+        advice = self._advice(state.kind)
+        return f"{advice} ({state.detail})" if state.detail else advice

@@ -1,0 +1,12 @@
+"""`runnerwsgi docker …`: the container's life."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
+
+
+def register(group: click.Group) -> None:
+    """Add the commands to *group*."""

@@ -1,0 +1,409 @@
+"""RunnerClient: the gateway's end of the protocol, for every backend whose runner is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+from . import paths, wire
+from .errors import (
+    BackendStarting,
+    BackendUnreachable,
+    BadRunnerResponse,
+    BodyTooLarge,
+    ConfigurationError,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    Overloaded,
+    Refused,
+    TooManyRequests,
+)
+from .origins import Origin, inner_kind, parse_http_url
+from .protocol import (
+    SAFE_METHODS,
+    Bundle,
+    ExecuteRequest,
+    ExecuteResponse,
+    UiAsset,
+    WarmUp,
+)
+from .upstream import Answer, Upstream
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .protocol import Headers
+    from .service_token import ServiceToken
+
+log = logging.getLogger(__name__)
+
+# The runner gets this much less than is left, so that the inner layer fails first and cleanly.
+MARGIN_MS = 200
+# Above what an answer may have: base64, escaped log lines and the rest of an envelope.
+ENVELOPE_ROOM = 1 << 20
+MAX_STATE_BYTES = 256 * 1024
+PROBE_SECONDS = 2.0
+STATE_SECONDS = 5.0
+READINESS = "/health/readiness"
+MARKER = "x-runner"
+
+_REFUSALS: Mapping[str, type[Refused]] = {
+    "too-many-requests": TooManyRequests,
+    "overloaded": Overloaded,
+    "backend-starting": BackendStarting,
+}
+
+Kind = Literal[
+    "ok",
+    "degraded",
+    "unavailable",
+    "starting",
+    "no-name",
+    "refused",
+    "tls",
+    "silent",
+    "no-runner",
+    "wrong-token",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerState:
+    """What was found where the runner should be.
+
+    Attributes:
+        kind: ``ok``, ``degraded``, ``unavailable``, as the runner says of itself; ``starting``,
+            it is not ready, or its door is open and nobody is behind; ``no-name``, the name
+            leads nowhere; ``refused``, nobody listens; ``tls``, no trust; ``silent``, no answer
+            in time; ``no-runner``, something else answers; ``wrong-token``, a runner that does
+            not take our token.
+        detail: one line, for a log or an administrator.
+        checks: the runner's own checks, by name.
+        about: what it says of itself: version, image, uptime …
+    """
+
+    kind: Kind
+    detail: str = ""
+    checks: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunnerClient:
+    """Drives one runner: ours, AlgaPSA's, or one that we never saw.
+
+    Example::
+
+        client = RunnerClient("http://127.0.0.1:8085", ServiceToken(file=token_file))
+        client.execute(request)
+        client.state().kind
+
+    Args:
+        base: ``http(s)://host[:port][/path]``.
+        token: goes with every call that needs it.
+        variable: the setting that *base* came from, for messages.
+        max_response_bytes: longest body of an answer.
+        callback_base: how the runner reaches this gateway; see
+            :meth:`runnerwsgi.protocol.Capabilities.ask_back`.
+        allow_insecure: take a plain-http address on a public network although there is a token.
+        idle: connections that are kept.
+        tls: verifies the runner; by default against the system's authorities.
+        greet: ask each new connection whether the runner behind it is ready; for a runner
+            behind a door that opens before the runner does, such as a published port.
+
+    Raises:
+        ConfigurationError: *base* is no such URL, or no runner may be there.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        token: ServiceToken,
+        *,
+        variable: str = "RUNNER_BASE_URL",
+        max_response_bytes: int = 4_194_304,
+        callback_base: str | None = None,
+        allow_insecure: bool = False,
+        idle: int = 8,
+        tls: ssl.SSLContext | None = None,
+        greet: bool = False,
+    ) -> None:
+        self.base = base.rstrip("/")
+        self.origin, self._prefix = parse_base(self.base, variable)
+        if token.current() is not None and not allow_insecure:
+            _check_private(self.origin, variable)
+        self._token = token
+        self._max_envelope = max_response_bytes * 4 // 3 + ENVELOPE_ROOM
+        self._callback_base = callback_base
+        greeting = self._prefix + READINESS if greet else None
+        self._upstream = Upstream(self.origin, idle=idle, tls=tls, greeting=greeting)
+        # Apart from the calls': a look at a runner must not be greeted first.
+        self._watch = Upstream(self.origin, idle=1, tls=tls)
+        self._latest = _Latest(self.probe)
+
+    def execute(self, request: ExecuteRequest) -> ExecuteResponse:
+        """Run one handler call on the runner (protocol §2).
+
+        Raises:
+            RunnerError: the runner could not be asked, refused, or answered against the
+                protocol; what the guest did wrong is the response's ``outcome``.
+        """
+        left_ms = request.limits.timeout_ms
+        timeout_ms = max(left_ms - MARGIN_MS, left_ms // 2, 1)
+        limits = replace(request.limits, timeout_ms=timeout_ms)
+        answer = self._upstream.exchange(
+            "POST",
+            f"{self._prefix}/v1/execute",
+            headers=self._headers(request, left_ms),
+            body=wire.request_to_json(
+                replace(request, limits=limits, callback=self._callback(request))
+            ),
+            timeout=left_ms / 1000,
+            max_bytes=self._max_envelope,
+            repeatable=request.http.method in SAFE_METHODS,
+        )
+        self._check(answer)
+        return wire.response_from_json(answer.body, self._max_envelope)
+
+    def ui_url(self, asset: UiAsset) -> str:
+        """Where the runner has a UI file (protocol §3)."""
+        place = paths.ui_path(asset.extension_id, asset.content_hash, asset.path)
+        return f"{self.base}{place}"
+
+    def warm_up(self, bundle: Bundle, timeout: float) -> WarmUp:
+        """Have the runner fetch, verify and compile a bundle (protocol §1, ``/warmup``).
+
+        A runner that has no such route, or answers 400 as AlgaPSA's does, needs none.
+
+        Raises:
+            BundleUnavailable: the runner cannot get the bundle, or not run it.
+            RunnerError: the runner could not be asked.
+        """
+        body = json.dumps(
+            {
+                "tenant_id": bundle.tenant_id,
+                "extension_id": bundle.extension_id,
+                "content_hash": bundle.content_hash,
+            }
+        ).encode()
+        answer = self._upstream.exchange(
+            "POST",
+            f"{self._prefix}/warmup",
+            headers=[("Content-Type", "application/json"), *self._token_header()],
+            body=body,
+            timeout=timeout,
+            max_bytes=MAX_STATE_BYTES,
+            repeatable=True,
+        )
+        if answer.status in (400, 404) and MARKER not in answer.headers:
+            return WarmUp(compiled=False, ms=0)
+        self._check(answer)
+        return wire.warm_up_from_json(answer.body)
+
+    def state(self, wait: float = PROBE_SECONDS) -> RunnerState:
+        """What was found at the runner's place lately; looked at again in the background.
+
+        Args:
+            wait: seconds to wait where nothing is known yet.
+        """
+        return self._latest.get(wait)
+
+    def probe(self, timeout: float = PROBE_SECONDS) -> RunnerState:
+        """Look now (protocol §1, ``/healthz``)."""
+        try:
+            answer = self._watch.exchange(
+                "GET",
+                f"{self._prefix}/healthz",
+                headers=self._token_header(),
+                timeout=timeout,
+                max_bytes=MAX_STATE_BYTES,
+            )
+        except BackendUnreachable as exc:
+            kind = _UNREACHABLE.get(exc.reason, "refused")
+            return RunnerState(kind, str(exc))
+        except OutcomeUnknown as exc:
+            return RunnerState("starting", str(exc))
+        except DeadlineExceeded as exc:
+            return RunnerState("silent", str(exc))
+        except BadRunnerResponse as exc:
+            return RunnerState("no-runner", str(exc))
+        return _state_of(answer, expects_details=self._token.current() is not None)
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        self._upstream.close()
+        self._watch.close()
+
+    def _callback(self, request: ExecuteRequest) -> Any:
+        if request.capabilities is None:
+            return None
+        return request.capabilities.ask_back(self._callback_base)
+
+    def _headers(self, request: ExecuteRequest, left_ms: int) -> Headers:
+        context = request.context
+        sent = {
+            "Content-Type": "application/json",
+            "X-Request-Id": context.request_id,
+            "X-Alga-Tenant": context.tenant_id,
+            "X-Alga-Extension": context.extension_id,
+            "X-Ext-Install-Id": context.install_id,
+            "X-Ext-Version-Id": context.version_id,
+            "X-Idempotency-Key": request.idempotency_key,
+            "X-Runner-Deadline-Ms": str(left_ms),
+            "traceparent": request.traceparent,
+        }
+        named = tuple((name, _sendable(value)) for name, value in sent.items() if value is not None)
+        return (*named, *self._token_header())
+
+    def _token_header(self) -> Headers:
+        token = self._token.current()
+        return (("X-Runner-Service-Token", token.reveal()),) if token else ()
+
+    def _check(self, answer: Answer) -> None:
+        """Let an answer through whose body is the runner's (protocol §2, transport answers)."""
+        if answer.status == 200:
+            return
+        if answer.status == 413:
+            raise BodyTooLarge("the runner refuses a body of this size")
+        if answer.status == 401:
+            self._latest.told(RunnerState("wrong-token", "the runner answered 401"))
+            raise BadRunnerResponse("the runner does not take our service token")
+        if answer.status in (429, 503) and MARKER in answer.headers:
+            raise _refusal(answer)
+        raise BadRunnerResponse(f"the runner answered {answer.status} to the call")
+
+
+class _Latest:
+    """The last known state, renewed in the background by whoever asks and finds it old."""
+
+    def __init__(self, look: Any) -> None:
+        self._look = look
+        self._state: RunnerState | None = None
+        self._at = 0.0
+        self._condition = threading.Condition()
+        self._looking = False
+
+    def get(self, wait: float) -> RunnerState:
+        with self._condition:
+            if self._state is None or time.monotonic() - self._at > STATE_SECONDS:
+                self._renew()
+            if self._state is None:
+                self._condition.wait_for(lambda: self._state is not None, wait)
+            return self._state or RunnerState("silent", "no answer yet")
+
+    def told(self, state: RunnerState) -> None:
+        """A call has found something out."""
+        with self._condition:
+            self._state, self._at = state, time.monotonic()
+
+    def _renew(self) -> None:
+        if not self._looking:
+            self._looking = True
+            threading.Thread(target=self._run, name="runnerwsgi-health", daemon=True).start()
+
+    def _run(self) -> None:
+        state = RunnerState("silent", "the look at the runner failed")
+        try:
+            state = self._look()
+        finally:
+            with self._condition:
+                self._looking = False
+                self._state, self._at = state, time.monotonic()
+                self._condition.notify_all()
+
+
+_UNREACHABLE: Mapping[str, Kind] = {
+    "name": "no-name",
+    "refused": "refused",
+    "tls": "tls",
+    "lost": "starting",
+}
+
+
+def _state_of(answer: Answer, *, expects_details: bool) -> RunnerState:
+    found = _json_object(answer.body)
+    status = found.get("status")
+    if answer.status not in (200, 503) or status not in ("ok", "degraded", "unavailable"):
+        if answer.status == 503 and MARKER in answer.headers:
+            return RunnerState("starting", "the runner is not ready")
+        return RunnerState("no-runner", f"something answered {answer.status}, and not as a runner")
+    checks, about = found.get("checks"), found.get("runner")
+    if expects_details and MARKER in answer.headers and not isinstance(checks, dict):
+        return RunnerState("wrong-token", "the runner answered without the details")
+    return RunnerState(
+        status,
+        checks={name: str(text) for name, text in checks.items()}
+        if isinstance(checks, dict)
+        else {},
+        about=about if isinstance(about, dict) else {},
+    )
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refusal(answer: Answer) -> Refused:
+    kind = _REFUSALS.get(str(_json_object(answer.body).get("code")), Overloaded)
+    given = answer.headers.get("retry-after", "")
+    after = int(given) if given.isascii() and given.isdigit() and len(given) < 5 else 1
+    return kind("the runner said so", retry_after=after)
+
+
+def _sendable(value: str) -> str:
+    """*value* as a header can carry it; what is not printable ASCII is percent-encoded."""
+    return value if value.isascii() and value.isprintable() else quote(value, safe="")
+
+
+def parse_base(base: str, variable: str) -> tuple[Origin, str]:
+    """Origin and path of a runner's address.
+
+    Raises:
+        ConfigurationError: it is no strict http(s) URL, or one that no runner may have.
+    """
+    try:
+        parsed = parse_http_url(base)
+    except ValueError as exc:
+        raise ConfigurationError(
+            f"{variable} is not the address of a runner: {exc}. Write it as "
+            "http://127.0.0.1:8085 or https://runner.example.com."
+        ) from exc
+    prefix = parsed.target.rstrip("/")
+    address = parsed.origin.address
+    if "?" in prefix or (address is not None and inner_kind(address) in _NEVER):
+        raise ConfigurationError(
+            f"{variable}: a runner cannot be at {parsed.origin}{prefix.partition('?')[0]}: use an "
+            "address without a query that is neither link-local nor multicast."
+        )
+    return parsed.origin, prefix
+
+
+_NEVER = frozenset(
+    {"link-local", "multicast", "unspecified", "this network", "a cloud's own service"}
+)
+_PRIVATE = frozenset({"loopback", "private", "shared by a carrier (CGNAT)"})
+_LOCAL_NAMES = (".local", ".internal", ".localhost", ".svc", ".home.arpa", ".lan", ".test")
+
+
+def _check_private(origin: Origin, variable: str) -> None:
+    """A token goes in the clear only where nobody else listens (security §3)."""
+    address = origin.address
+    near = (
+        inner_kind(address) in _PRIVATE
+        if address is not None
+        else "." not in origin.host or origin.host.endswith(_LOCAL_NAMES)
+    )
+    if origin.scheme == "http" and not near:
+        raise ConfigurationError(
+            f"{variable}: the service token would go in the clear to {origin.host}: use https, or "
+            "set RUNNER_ALLOW_INSECURE=1."
+        )

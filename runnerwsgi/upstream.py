@@ -1,0 +1,459 @@
+"""Exchanges with one upstream: strict, under one deadline, over connections that are kept.
+
+No redirects, no proxies of the environment, no decoding; whatever is doubtful about an answer's
+framing ends its connection (security §3).
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+from .errors import (
+    BackendStarting,
+    BackendUnreachable,
+    BadRunnerResponse,
+    DeadlineExceeded,
+    OutcomeUnknown,
+)
+from .lookup import resolve_within
+from .timed import TimedSocket, time_left
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .origins import Origin
+
+IDLE_SECONDS = 15.0
+MAX_FIELDS = 64
+MAX_BLOCK_BYTES = 32 * 1024
+USER_AGENT = f"runnerwsgi/{__version__}"
+
+_LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
+_TIMEOUT_WORDS = "deadline exceeded ({:.1f} s) in {}, {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; ``headers`` by lower-case name, repeated ones joined with commas."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Upstream:
+    """One origin, or one UNIX socket, and the idle connections to it.
+
+    Connections are made in the process that uses them, are never shared across a fork, and
+    live idle for 15 seconds. One that has something to read while it is idle is dead.
+
+    Example::
+
+        upstream = Upstream(Origin("http", "127.0.0.1", 8085))
+        upstream.exchange("GET", "/healthz", timeout=2.0, max_bytes=65536).status
+
+    Args:
+        place: where to connect; a path is a UNIX socket's.
+        idle: most connections that are kept.
+        tls: verifies a server of ``https``; by default against the system's authorities.
+        greeting: asked with GET on every new connection, before anything else goes over it.
+            A request that must not be sent twice then never meets a door behind which nobody
+            is: 503 is BackendStarting, a lost connection BackendUnreachable.
+    """
+
+    def __init__(
+        self,
+        place: Origin | Path,
+        *,
+        idle: int = 8,
+        tls: ssl.SSLContext | None = None,
+        greeting: str | None = None,
+    ) -> None:
+        self.place = place
+        self._greeting = greeting
+        self._authority = "localhost" if isinstance(place, Path) else place.authority
+        self._connect = _connector(place, tls)
+        self._limit = idle
+        self._idle: deque[_Connection] = deque()
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes | None = None,
+        timeout: float,
+        max_bytes: int,
+        repeatable: bool | None = None,
+    ) -> Answer:
+        """Send one request and read the whole of its answer.
+
+        Args:
+            method: the request's method.
+            target: path and query, as they go on the wire.
+            headers: besides ``Host``, ``User-Agent``, ``Accept-Encoding`` and framing.
+            body: with ``Content-Length``; never chunked.
+            timeout: seconds for everything, from the look-up of the name to the last byte.
+            max_bytes: the longest body that is read.
+            repeatable: whether it may be sent twice, where a kept connection turns out to be
+                dead before any answer; by default for GET and HEAD. What cannot have been
+                executed is sent again in any case.
+
+        Raises:
+            BackendUnreachable: no connection; nothing was executed.
+            OutcomeUnknown: it was sent, and no answer came.
+            DeadlineExceeded: the time is over.
+            BadRunnerResponse: the answer is broken, encoded or too long.
+        """
+        deadline = time.monotonic() + timeout
+        block = self._block(headers, body)
+        again = method in ("GET", "HEAD") if repeatable is None else repeatable
+        phase = "connect"
+        try:
+            connection = self._take() or self._open(deadline)
+            phase = "send"
+            try:
+                response = connection.ask(method, target, block, body, deadline)
+            except _Stale as stale:
+                connection.close()
+                if not (connection.uses and (again or not stale.sent)):
+                    raise
+                phase = "connect"
+                connection = self._open(deadline)
+                phase = "send"
+                response = connection.ask(method, target, block, body, deadline)
+            phase = "read"
+            return self._finish(connection, response, method, max_bytes)
+        except TimeoutError as exc:
+            text = _TIMEOUT_WORDS.format(timeout, phase, f"upstream={self.place}")
+            raise DeadlineExceeded(text) from exc
+        except _Stale as exc:
+            raise self._lost(exc) from exc
+
+    def close(self) -> None:
+        """Close the idle connections. Using the upstream again opens new ones."""
+        with self._lock:
+            idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.close()
+
+    def _open(self, deadline: float) -> _Connection:
+        connection = self._connect(deadline)
+        if self._greeting:
+            try:
+                self._greet(connection, self._greeting, deadline)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def _greet(self, connection: _Connection, target: str, deadline: float) -> None:
+        try:
+            response = connection.ask("GET", target, self._block((), None), None, deadline)
+            fields = _checked_head(response)
+            _body(response, MAX_BLOCK_BYTES)
+        except (_Stale, http.client.HTTPException) as exc:
+            raise BackendUnreachable(f"{self.place}: {exc}", reason="lost") from exc
+        if response.status == 503 and "x-runner" in fields:
+            raise BackendStarting(f"{self.place}: the runner is not ready")
+        if response.will_close:
+            raise BackendUnreachable(f"{self.place}: it keeps no connection", reason="lost")
+        connection.rest()
+
+    def _block(
+        self, headers: Iterable[tuple[str, str]], body: bytes | None
+    ) -> list[tuple[str, str]]:
+        block = [
+            ("Host", self._authority),
+            ("User-Agent", USER_AGENT),
+            ("Accept-Encoding", "identity"),
+            *headers,
+        ]
+        if body is not None:
+            block.append(("Content-Length", str(len(body))))
+        return block
+
+    def _take(self) -> _Connection | None:
+        self._forget_parents()
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            if connection.is_fresh():
+                return connection
+            connection.close()
+
+    def _forget_parents(self) -> None:
+        # A socket that two processes share gives one the other's answer.
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.Lock(), os.getpid()
+            self.close()
+
+    def _finish(
+        self,
+        connection: _Connection,
+        response: http.client.HTTPResponse,
+        method: str,
+        max_bytes: int,
+    ) -> Answer:
+        try:
+            fields = _checked_head(response)
+            body = _body(response, max_bytes)
+        except BaseException as exc:
+            connection.close()
+            if isinstance(exc, http.client.HTTPException | OSError) and not isinstance(
+                exc, TimeoutError
+            ):
+                raise BadRunnerResponse(
+                    f"{self.place}: the answer broke off: {type(exc).__name__}"
+                ) from exc
+            raise
+        self._give_back(connection, response)
+        return Answer(response.status, fields, body)
+
+    def _give_back(self, connection: _Connection, response: http.client.HTTPResponse) -> None:
+        if response.will_close or connection.timed.left_over:
+            connection.close()
+            return
+        connection.rest()
+        with self._lock:
+            self._idle.append(connection)
+            surplus = self._idle.popleft() if len(self._idle) > self._limit else None
+        if surplus:
+            surplus.close()
+
+    def _lost(self, stale: _Stale) -> BackendUnreachable | OutcomeUnknown | BadRunnerResponse:
+        if stale.broken:
+            return BadRunnerResponse(f"{self.place}: {stale}")
+        if not stale.sent:
+            return BackendUnreachable(f"{self.place}: {stale}", reason="lost")
+        return OutcomeUnknown(f"{self.place}: {stale} after the request was sent")
+
+
+class _Stale(Exception):
+    """No head of an answer came. ``sent``: the whole request had left us."""
+
+    def __init__(self, text: str, *, sent: bool, broken: bool = False) -> None:
+        super().__init__(text)
+        self.sent = sent
+        self.broken = broken
+
+
+class _Connection:
+    """A connected socket, and how often it was used."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.uses = 0
+        self.timed = TimedSocket(sock, 0)
+        self._rested_at = 0.0
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        block: Sequence[tuple[str, str]],
+        body: bytes | None,
+        deadline: float,
+    ) -> http.client.HTTPResponse:
+        """Send a request, read the head of its answer.
+
+        Raises:
+            _Stale: the connection was lost before that.
+            TimeoutError: the deadline is over; the connection is closed.
+        """
+        self.timed = TimedSocket(self.sock, deadline)
+        sender = http.client.HTTPConnection("upstream")
+        sender.auto_open = 0
+        sender.sock = self.timed
+        try:
+            try:
+                self._send(sender, method, target, block, body)
+            except _Stale as stale:
+                return self._early(sender, stale)
+            return self._head(sender)
+        except BaseException:
+            self.close()
+            raise
+
+    def _early(self, sender: http.client.HTTPConnection, stale: _Stale) -> http.client.HTTPResponse:
+        """The answer of a server that did not read the whole request, such as 413."""
+        try:
+            response = self._head(sender)
+        except (_Stale, TimeoutError):
+            raise stale from None
+        response.will_close = True
+        return response
+
+    @staticmethod
+    def _send(
+        sender: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        block: Sequence[tuple[str, str]],
+        body: bytes | None,
+    ) -> None:
+        try:
+            sender.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in block:
+                sender.putheader(name, value)
+            sender.endheaders(body)
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            # Not all of it was taken: no server executes a request whose end it never saw.
+            raise _Stale(f"the connection was lost: {_reason(exc)}", sent=False) from exc
+
+    @staticmethod
+    def _head(sender: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        try:
+            return sender.getresponse()
+        except TimeoutError:
+            raise
+        except (OSError, http.client.RemoteDisconnected) as exc:
+            raise _Stale(f"the connection was lost: {_reason(exc)}", sent=True) from exc
+        except (http.client.HTTPException, ValueError) as exc:
+            text = f"not an answer of HTTP: {type(exc).__name__}"
+            raise _Stale(text, sent=True, broken=True) from exc
+
+    def rest(self) -> None:
+        """Begin to be idle."""
+        self.uses += 1
+        self._rested_at = time.monotonic()
+
+    def is_fresh(self) -> bool:
+        """Whether it may be used again: idle not for long, and nothing came meanwhile."""
+        if time.monotonic() - self._rested_at > IDLE_SECONDS:
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """Close the socket."""
+        with suppress(OSError):
+            self.sock.close()
+
+
+def _reason(exc: Exception) -> str:
+    return (exc.strerror if isinstance(exc, OSError) else None) or type(exc).__name__
+
+
+def _connector(place: Origin | Path, tls: ssl.SSLContext | None) -> Callable[[float], _Connection]:
+    if isinstance(place, Path):
+        return lambda deadline: _Connection(_open_unix(place, deadline))
+    # A hundred authorities take 20 ms to read: only who speaks TLS pays, and once.
+    context = cache(lambda: tls or _default_tls())
+    return lambda deadline: _Connection(_open(place, context, deadline))
+
+
+def _open_unix(path: Path, deadline: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(time_left(deadline))
+        sock.connect(str(path))
+    except TimeoutError:
+        sock.close()
+        raise
+    except OSError as exc:
+        sock.close()
+        raise BackendUnreachable(f"{path}: {_reason(exc)}", reason="refused") from exc
+    return sock
+
+
+def _open(origin: Origin, tls: Callable[[], ssl.SSLContext], deadline: float) -> socket.socket:
+    addresses = [origin.host] if origin.address else _addresses(origin, deadline)
+    failure: OSError = OSError("the name has no address")
+    for index, address in enumerate(addresses):
+        try:
+            share = time_left(deadline) / (len(addresses) - index)
+            sock = socket.create_connection((address, origin.port), share)
+        except OSError as exc:
+            failure = exc
+            continue
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _secured(sock, origin, tls, deadline) if origin.scheme == "https" else sock
+    if isinstance(failure, TimeoutError):
+        raise failure
+    raise BackendUnreachable(f"{origin}: {_reason(failure)}", reason="refused") from failure
+
+
+def _addresses(origin: Origin, deadline: float) -> Sequence[str]:
+    try:
+        return resolve_within(origin.host, origin.port, deadline)
+    except TimeoutError:
+        raise
+    except OSError as exc:
+        raise BackendUnreachable(f"{origin}: there is no such name", reason="name") from exc
+
+
+def _secured(
+    sock: socket.socket, origin: Origin, tls: Callable[[], ssl.SSLContext], deadline: float
+) -> socket.socket:
+    try:
+        sock.settimeout(time_left(deadline))
+        return tls().wrap_socket(sock, server_hostname=origin.host)
+    except TimeoutError:
+        sock.close()
+        raise
+    except OSError as exc:
+        sock.close()
+        raise BackendUnreachable(f"{origin}: TLS failed: {_reason(exc)}", reason="tls") from exc
+
+
+def _default_tls() -> ssl.SSLContext:
+    import ssl
+
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _checked_head(response: http.client.HTTPResponse) -> dict[str, str]:
+    """The header fields of an answer that says beyond doubt where it ends (RFC 9112 §6)."""
+    pairs = [(name.lower(), value) for name, value in response.getheaders()]
+    size = sum(len(name) + len(value) for name, value in pairs)
+    if len(pairs) > MAX_FIELDS or size > MAX_BLOCK_BYTES:
+        raise BadRunnerResponse(f"an answer with {len(pairs)} header fields of {size} bytes")
+    if not 200 <= response.status < 600:
+        raise BadRunnerResponse(f"an answer of status {response.status}")
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    length, coding = fields.get("content-length"), fields.get("transfer-encoding")
+    if length is not None and (coding is not None or not _LENGTH.fullmatch(length)):
+        raise BadRunnerResponse("an answer whose length can be read in two ways")
+    if coding is not None and coding.strip().lower() != "chunked":
+        raise BadRunnerResponse("an answer with a transfer coding that nobody asked for")
+    if fields.get("content-encoding", "identity").lower() != "identity":
+        raise BadRunnerResponse("an encoded answer, though identity was asked for")
+    return fields
+
+
+def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    if response.length is not None and response.length > max_bytes:
+        raise BadRunnerResponse(f"an answer of {response.length} bytes, {max_bytes} allowed")
+    body = response.read(max_bytes + 1)
+    if len(body) > max_bytes:
+        raise BadRunnerResponse(f"an answer of more than {max_bytes} bytes")
+    if response.length:
+        raise http.client.IncompleteRead(body, response.length)
+    return body
