@@ -13,7 +13,11 @@ import runnerwsgi
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = {"runnerwsgi": ROOT, "runnerwsgi_wasm": ROOT / "plugins"}
+PACKAGES = {
+    "runnerwsgi": ROOT,
+    "runnerwsgi_wasm": ROOT / "plugins",
+    "runnerwsgi_docker": ROOT / "plugins",
+}
 DIST_INFO = f"runnerwsgi-{runnerwsgi.__version__}.dist-info"
 
 
@@ -66,7 +70,7 @@ def test_entry_points(files):
     parser.read_string(files[f"{DIST_INFO}/entry_points.txt"].decode())
     assert {section: dict(parser[section]) for section in parser.sections()} == {
         "console_scripts": {"runnerwsgi": "runnerwsgi.cli:main"},
-        "runnerwsgi": {"wasm": "runnerwsgi_wasm:plugin"},
+        "runnerwsgi": {"wasm": "runnerwsgi_wasm:plugin", "docker": "runnerwsgi_docker:plugin"},
     }
 
 
