@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from . import access, headers, paths
-from .bulkhead import Bulkhead
 from .capabilities import Call, HostCapabilities
 from .errors import BadHeader, DeadlineExceeded, MethodNotAllowed, NotFound
 from .logs import emit
@@ -29,6 +28,7 @@ from .wsgi import Response, guest_response, read_body
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+    from .bulkhead import Bulkhead
     from .capabilities import Functions
     from .gateway import Gateway
     from .installs import Install, Installs
@@ -46,7 +46,7 @@ class Handlers:
 
     Example::
 
-        handlers = Handlers(gateway, identify, installs, functions, Settings())
+        handlers = Handlers(gateway, identify, installs, functions, Settings(), Bulkhead(2, 2))
         handlers.respond("/demo.notes/notes", environ, request_id)
 
     Args:
@@ -54,7 +54,8 @@ class Handlers:
         identify: the host application's word on who calls.
         installs: which extension, in which version, with which grants.
         functions: the host functions of guests, by interface and function.
-        settings: mounts, limits and slots.
+        settings: mounts and limits.
+        bulkhead: slots for calls; a gateway that takes over from this one shares them.
     """
 
     def __init__(
@@ -64,13 +65,14 @@ class Handlers:
         installs: Installs,
         functions: Functions,
         settings: Settings,
+        bulkhead: Bulkhead,
     ) -> None:
         self.gateway = gateway
         self.identify = identify
         self.installs = installs
         self.functions = functions
         self.settings = settings
-        self.bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
+        self.bulkhead = bulkhead
 
     def respond(self, rest: str, environ: WSGIEnvironment, request_id: str) -> Response:
         """Run the call that *environ* asks for.

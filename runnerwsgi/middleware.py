@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from . import access, capabilities, paths
 from .assets import Assets
+from .bulkhead import Bulkhead
 from .bundles import BundleStore
 from .errors import RunnerError
 from .execute import Handlers
 from .gateway import Gateway
 from .installs import Installs
+from .leases import Leases
 from .logs import emit
 from .pages import ExtensionPages
 from .settings import Settings
@@ -24,6 +26,18 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One gateway and the surfaces that answer with it.
+
+    Attributes:
+        surfaces: who answers under which mount: pages and handlers.
+    """
+
+    gateway: Gateway
+    surfaces: Mapping[str, ExtensionPages | Handlers]
 
 
 class RunnerMiddleware:
@@ -55,18 +69,17 @@ class RunnerMiddleware:
         settings: Settings | None = None,
     ) -> None:
         self.app = app
-        self.gateway = gateway
         self.settings = settings = settings or Settings()
         settings.make_home()
-        self.installs = installs = installs or Installs.from_settings(settings)
-        self.identify = identify = identify or access.identifier(settings)
-        assets = Assets(BundleStore.from_url(settings.bundle_store).root, settings.max_asset_bytes)
-        functions = capabilities.functions(app, installs, settings, gateway.capabilities)
-        self._assets = assets
-        self._handlers = Handlers(gateway, identify, installs, functions, settings)
-        self._pages = ExtensionPages(gateway, identify, installs, assets, settings)
+        self.installs = installs or Installs.from_settings(settings)
+        self.identify = identify or access.identifier(settings)
+        self._assets = Assets(
+            BundleStore.from_url(settings.bundle_store).root, settings.max_asset_bytes
+        )
+        self._bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
         self._prefixes = (settings.mount, settings.execute_mount)
-        gateway.serve_pages(self._pages)
+        self.gateway = gateway
+        self._services = Leases(self._service(gateway))
 
     @classmethod
     def from_env(
@@ -87,8 +100,10 @@ class RunnerMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request of ours, hand every other one to the application (PEP 3333)."""
         path = environ.get("PATH_INFO") or ""
-        if path.startswith(self._prefixes) and (surface := self._surface(path)):
-            return self._respond(surface, environ)(environ, start_response)
+        if path.startswith(self._prefixes):
+            for mount in self._prefixes:
+                if (rest := paths.under(mount, path)) is not None:
+                    return self._respond(mount, rest, environ)(environ, start_response)
         environ["runnerwsgi.gateway"] = self.gateway
         return self.app(environ, start_response)
 
@@ -98,40 +113,49 @@ class RunnerMiddleware:
         self._assets.close()
         self.installs.close()
 
-    def _surface(self, path: str) -> Callable[[WSGIEnvironment, str], Response] | None:
-        """Which of our two surfaces *path* lies on: pages, handlers, or neither."""
-        if (rest := paths.under(self.settings.mount, path)) is not None:
-            return partial(self._pages.respond, rest)
-        if (rest := paths.under(self.settings.execute_mount, path)) is not None:
-            return partial(self._handlers.respond, rest)
-        return None
+    def _service(self, gateway: Gateway) -> Service:
+        """What answers with *gateway*; shares with its predecessor what is the process's."""
+        settings, identify, installs = self.settings, self.identify, self.installs
+        functions = capabilities.functions(self.app, installs, settings, gateway.capabilities)
+        pages = ExtensionPages(gateway, identify, installs, self._assets, settings)
+        handlers = Handlers(gateway, identify, installs, functions, settings, self._bulkhead)
+        gateway.serve_pages(pages)
+        return Service(gateway, {settings.mount: pages, settings.execute_mount: handlers})
 
-    def _respond(
-        self, surface: Callable[[WSGIEnvironment, str], Response], environ: WSGIEnvironment
+    def _respond(self, mount: str, rest: str, environ: WSGIEnvironment) -> Response:
+        # A request keeps the gateway that it began with, whatever takes over meanwhile.
+        with self._services.hold() as service:
+            return self._answer(service, mount, rest, environ)
+
+    def _answer(
+        self, service: Service, mount: str, rest: str, environ: WSGIEnvironment
     ) -> Response:
-        request_id = new_request_id()
+        request_id, backend = new_request_id(), service.gateway.backend_name
         try:
-            response = surface(environ, request_id)
+            response = service.surfaces[mount].respond(rest, environ, request_id)
         except RunnerError as error:
-            response = self._refuse(error, environ, request_id)
+            response = _refuse(error, environ, request_id, backend)
         except Exception as exc:
             log.exception("internal error request_id=%s", request_id)
-            response = self._refuse(RunnerError(repr(exc)), environ, request_id)
+            response = _refuse(RunnerError(repr(exc)), environ, request_id, backend)
         response.headers.append(("X-Request-Id", request_id))
-        response.headers.append(("X-Runner-Backend", self.gateway.backend_name))
+        response.headers.append(("X-Runner-Backend", backend))
         return response
 
-    def _refuse(self, error: RunnerError, environ: WSGIEnvironment, request_id: str) -> Response:
-        emit(
-            log,
-            logging.ERROR if error.status >= 500 else logging.INFO,
-            "refused",
-            backend=self.gateway.backend_name,
-            request_id=request_id,
-            status=error.status,
-            code=error.code,
-            method=environ.get("REQUEST_METHOD"),
-            path=environ.get("PATH_INFO"),
-            error=error,
-        )
-        return problem(error, request_id, self.gateway.backend_name)
+
+def _refuse(
+    error: RunnerError, environ: WSGIEnvironment, request_id: str, backend: str
+) -> Response:
+    emit(
+        log,
+        logging.ERROR if error.status >= 500 else logging.INFO,
+        "refused",
+        backend=backend,
+        request_id=request_id,
+        status=error.status,
+        code=error.code,
+        method=environ.get("REQUEST_METHOD"),
+        path=environ.get("PATH_INFO"),
+        error=error,
+    )
+    return problem(error, request_id, backend)

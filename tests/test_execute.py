@@ -263,7 +263,7 @@ def test_a_slot_is_not_taken_while_a_body_is_read(tmp_path):
 
         class Input:
             def read(self, size):
-                in_use.append(site.app._handlers.bulkhead.in_use)
+                in_use.append(site.app._bulkhead.in_use)
                 return b"x" * size
 
         site.call("POST", CONTENT_LENGTH="3", **{"wsgi.input": Input()})

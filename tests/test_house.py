@@ -31,7 +31,7 @@ FLOORS = (
     # One noun each, from bytes on disk to requests and answers.
     (
         *("tar", "zstd", "database", "bundles", "installs", "access", "service_token"),
-        *("timed", "lookup", "upstream", "client", "assets", "bulkhead"),
+        *("timed", "lookup", "upstream", "client", "assets", "bulkhead", "leases"),
         *("discovery", "logs", "wsgi"),
     ),
     ("capabilities",),
