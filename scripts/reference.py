@@ -37,6 +37,14 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
         "What an extension says about itself.",
         ("Manifest", "Endpoint", "Ui"),
     ),
+    "runnerwsgi.cli.command": (
+        "For plugins with commands of their own: each is made with `group.command()`.",
+        ("json_option", "wants_json", "quiet_logs"),
+    ),
+    "runnerwsgi.cli.output": (
+        "What commands print. What is for programs goes to stdout, all the rest to stderr.",
+        ("say", "note", "warn", "print_json", "print_table", "working"),
+    ),
     "runnerwsgi.testing": ("The contract kit for authors of backends.", ()),
 }
 
