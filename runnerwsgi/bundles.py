@@ -26,6 +26,8 @@ from .protocol import is_content_hash
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from .protocol import Bundle
+
 MAX_ARCHIVE_BYTES = 64 * 1024 * 1024
 
 ARCHIVE = "bundle.tar.zst"
@@ -262,7 +264,9 @@ def _check_complete(manifest: Manifest, files: Iterable[str]) -> None:
 class BundleStore:
     """A folder of verified bundles by content hash, which several processes may share.
 
-    A bundle appears in it whole or not at all: it is written aside and then renamed.
+    A bundle appears in it whole or not at all: it is written aside and then renamed. Only its
+    owner writes; everybody who can reach the folder may read, so that a container of another
+    user can, through a mount. Reading never writes: a read-only folder is a store like any other.
 
     Example::
 
@@ -327,6 +331,21 @@ class BundleStore:
                 raise BundleUnavailable(f"{content_hash} is not in {self.root}") from None
             return _load(folder, status.st_ino, status.st_mtime_ns)
 
+    def fetch(self, bundle: Bundle, timeout: float | None = None) -> StoredBundle:
+        """Look a bundle up, as :meth:`get` does; a folder needs neither tenant nor time."""
+        return self.get(bundle.content_hash)
+
+    def push(self, bundle: Bundle, data: bytes) -> StoredBundle:
+        """Keep a bundle, as :meth:`add` does; a folder keeps one for all tenants."""
+        return self.add(data, bundle.content_hash, extension=bundle.extension_id)
+
+    def status(self) -> str:
+        """Where it is."""
+        return str(self.root)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
     def remove(self, content_hash: str) -> bool:
         """Forget a bundle; return whether it was there.
 
@@ -370,23 +389,33 @@ class BundleStore:
     def _scratch(self) -> Iterator[Path]:
         """A folder of our own on the store's file system; gone afterwards, whatever happens."""
         self._prepare()
+        self._sweep()
         scratch = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.root))
         try:
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def prepare(self) -> None:
+        """Make the folder, which a mount needs before its first bundle.
+
+        Raises:
+            StorageError: it cannot be made, or it is another user's.
+        """
+        with self._storage_errors("written"):
+            self._prepare()
+
     def _prepare(self) -> None:
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         owner = self.root.stat().st_uid
         if owner != os.geteuid():
             raise StorageError(
                 f"The bundle store {self.root} belongs to user {owner}. Give it to user "
                 f"{os.geteuid()}, or set RUNNER_BUNDLE_STORE to a folder of this user."
             )
-        self.root.chmod(0o700)
         (self.root / "sha256").mkdir(exist_ok=True)
-        self._sweep()
+        for folder in (self.root, self.root / "sha256"):
+            folder.chmod(0o755)  # whatever the umask is
 
     def _sweep(self) -> None:
         """Remove what a killed process has left behind."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 from . import access, capabilities, paths
 from .assets import Assets
 from .bulkhead import Bulkhead
-from .bundles import BundleStore
 from .errors import RunnerError
 from .execute import Handlers
 from .gateway import Gateway
@@ -20,6 +19,7 @@ from .leases import Leases
 from .logs import emit
 from .pages import ExtensionPages
 from .settings import Settings
+from .stores import open_store
 from .wsgi import Response, new_request_id, problem
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ class RunnerMiddleware:
         settings.make_home()
         self.installs = installs or Installs.from_settings(settings)
         self.identify = identify or access.identifier(settings)
-        self._assets = Assets(
-            BundleStore.from_url(settings.bundle_store).root, settings.max_asset_bytes
-        )
+        self._assets = Assets(open_store(settings).root, settings.max_asset_bytes)
         self._bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
         self._prefixes = (settings.mount, settings.execute_mount)
         self.gateway = gateway

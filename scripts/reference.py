@@ -33,6 +33,7 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
         "Pack, verify and keep bundles.",
         ("pack", "content_hash", "read_bundle", "BundleStore", "StoredBundle", "UnpackedBundle"),
     ),
+    "runnerwsgi.stores": ("Where bundles come from.", ("open_store", "Store")),
     "runnerwsgi.manifest": (
         "What an extension says about itself.",
         ("Manifest", "Endpoint", "Ui"),
@@ -343,6 +344,8 @@ def member(owner: str, name: str, value: Any) -> Iterator[str]:
 
 def signature(name: str, thing: Any) -> str:
     """The call as one writes it, without `self`, folded where it is long."""
+    if getattr(thing, "_is_protocol", False):  # nobody calls one
+        return f"```text\nclass {name}(Protocol)\n```"
     found = inspect.signature(thing)
     kept = [item for item in found.parameters.values() if item.name not in ("self", "cls")]
     parts = [*parameters(kept)]

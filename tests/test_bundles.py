@@ -294,21 +294,24 @@ def test_a_ui_only_extension_has_no_component(store):
     assert store.add(archive(**{"ui/index.html": b""})).wasm is None
 
 
-def test_only_the_owner_can_enter_a_store_and_modes_are_ours(store):
+def test_only_the_owner_writes_to_a_store_and_everybody_reads_whatever_the_umask(store):
     previous = os.umask(0o077)
     try:
         bundle = store.add(archive(**{"ui/a/b": b""}))
     finally:
         os.umask(previous)
-    assert store.root.stat().st_mode & 0o7777 == 0o700
     modes = {path.is_dir(): path.stat().st_mode & 0o7777 for path in bundle.path.rglob("*")}
     assert modes == {True: 0o755, False: 0o644}
+    for folder in (store.root, store.root / "sha256", bundle.path):
+        assert folder.stat().st_mode & 0o7777 == 0o755
 
 
-def test_a_store_that_others_could_enter_is_closed(store):
-    store.root.mkdir(mode=0o777)
+@pytest.mark.parametrize("mode", [0o777, 0o700], ids=["others could write", "nobody could read"])
+def test_the_mode_of_a_store_that_is_there_is_put_right(store, mode):
+    store.root.mkdir()
+    store.root.chmod(mode)
     store.add(archive())
-    assert store.root.stat().st_mode & 0o7777 == 0o700
+    assert store.root.stat().st_mode & 0o7777 == 0o755
 
 
 def test_adding_twice_writes_once(store):

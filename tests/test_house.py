@@ -30,7 +30,7 @@ FLOORS = (
     ),
     # One noun each, from bytes on disk to requests and answers.
     (
-        *("tar", "zstd", "database", "bundles", "installs", "access", "service_token"),
+        *("tar", "zstd", "database", "bundles", "stores", "installs", "access", "service_token"),
         *("timed", "lookup", "upstream", "client", "assets", "bulkhead", "leases"),
         *("discovery", "logs", "wsgi"),
     ),
@@ -46,7 +46,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # What a plugin may import beside the names of `runnerwsgi` itself: documented for third parties.
 FOR_PLUGINS = {
     *("errors", "protocol", "hookspecs", "settings", "bundles", "capabilities"),
-    *("client", "service_token"),
+    *("client", "service_token", "stores"),
     *("cli.command", "cli.output"),
 }
 

@@ -92,7 +92,7 @@ def plugin(env: Mapping[str, str]) -> WasmBackend:
         raise ConfigurationError(
             f"The backend wasm needs wasmtime ({exc}): pip install 'runnerwsgi[wasm]'."
         ) from exc
-    from runnerwsgi.bundles import BundleStore
+    from runnerwsgi.stores import open_store
 
     settings = Settings.from_env(env)
     own = {row.name.removeprefix("RUNNER_WASM_").lower(): row.name for row in SETTINGS}
@@ -100,4 +100,4 @@ def plugin(env: Mapping[str, str]) -> WasmBackend:
     chosen = {field: values[name] for field, name in own.items()}
     chosen["cache_dir"] = chosen["cache_dir"] or settings.home / "wasm"
     options = Options(**chosen, max_response_bytes=settings.max_response_bytes)
-    return WasmBackend(BundleStore.from_url(settings.bundle_store), options)
+    return WasmBackend(open_store(settings), options)

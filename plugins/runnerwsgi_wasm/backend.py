@@ -30,7 +30,7 @@ from .outcomes import outcome_of
 from .process import Options, PerProcess, Process
 
 if TYPE_CHECKING:
-    from runnerwsgi.bundles import BundleStore
+    from runnerwsgi.stores import Store
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class WasmBackend:
         options: what the engine may use.
     """
 
-    def __init__(self, store: BundleStore, options: Options) -> None:
+    def __init__(self, store: Store, options: Options) -> None:
         self._store = store
         self._options = options
         self._processes = PerProcess(lambda: Process(options))
@@ -86,17 +86,21 @@ class WasmBackend:
         started = time.monotonic()
         guest = self._load(
             process,
-            request.context.content_hash,
+            Bundle(
+                request.context.tenant_id,
+                request.context.extension_id,
+                request.context.content_hash,
+            ),
             fuel=request.limits.fuel is not None,
             timeout=call.seconds_left,
         )
         call.timings["load"] = _ms(time.monotonic() - started)
         return guest
 
-    def _load(self, process: Process, content_hash: str, *, fuel: bool, timeout: float) -> Guest:
+    def _load(self, process: Process, bundle: Bundle, *, fuel: bool, timeout: float) -> Guest:
         try:
             guest = process.guests.get(
-                content_hash, fuel, wasm=lambda: self._wasm(content_hash), timeout=timeout
+                bundle.content_hash, fuel, wasm=lambda: self._wasm(bundle), timeout=timeout
             )
         except StorageError as exc:
             self._trouble = str(exc)
@@ -104,11 +108,11 @@ class WasmBackend:
         self._trouble = ""
         return guest
 
-    def _wasm(self, content_hash: str) -> Path:
-        bundle = self._store.get(content_hash)
-        if bundle.wasm is None:
+    def _wasm(self, bundle: Bundle) -> Path:
+        stored = self._store.fetch(bundle)
+        if stored.wasm is None:
             raise NotRunnable("the bundle has no dist/main.wasm: the extension is only a UI")
-        return bundle.wasm
+        return stored.wasm
 
     def _ask(self, guest: Guest, call: Call) -> ExecuteResponse:
         answer = guest.answer(call, self._options.max_response_bytes)
@@ -131,9 +135,13 @@ class WasmBackend:
 
     @hookimpl
     def runner_resolve_ui_url(self, asset: UiAsset) -> str:
-        """The file in the bundle store's unpacked ``ui/`` folder."""
-        folder = self._store.root / "sha256" / asset.content_hash.removeprefix("sha256:")
-        return (folder / "ui" / asset.path).as_uri()
+        """The file in the bundle's unpacked ``ui/`` folder; the bundle is fetched if need be.
+
+        Raises:
+            BundleUnavailable: the bundle is not in the store.
+        """
+        bundle = Bundle(asset.tenant_id, asset.extension_id, asset.content_hash)
+        return (self._store.fetch(bundle).path / "ui" / asset.path).as_uri()
 
     @hookimpl
     def runner_warm_up(self, bundle: Bundle) -> WarmUp:
@@ -143,14 +151,14 @@ class WasmBackend:
             BundleUnavailable: the bundle is not in the store, or its component cannot be run.
         """
         started = time.monotonic()
-        if self._store.get(bundle.content_hash).wasm is None:
+        if self._store.fetch(bundle).wasm is None:
             return WarmUp(compiled=False, ms=0)
         process = self._processes.current()
         before = process.guests.counters.compiled
         try:
             self._load(
                 process,
-                bundle.content_hash,
+                bundle,
                 fuel=False,
                 # Its own budget, and that of another process that may be at it already.
                 timeout=self._options.compile_timeout_ms / 500 + 10,
@@ -165,7 +173,11 @@ class WasmBackend:
         """What the calls so far have shown; nothing is tried."""
         process = self._processes.known()
         loaded = f"{len(process.guests)} loaded" if process else "not used yet"
-        checks = {"engine": f"wasmtime {engine.VERSION}", "guests": loaded}
+        checks = {
+            "engine": f"wasmtime {engine.VERSION}",
+            "guests": loaded,
+            "store": self._store.status(),
+        }
         if self._trouble:
             return Health("degraded", checks | {"cache": self._trouble})
         return Health("ok", checks | {"cache": str(self._options.cache_dir)})
@@ -194,8 +206,9 @@ class WasmBackend:
 
     @hookimpl
     def runner_close(self) -> None:
-        """End the engine's threads."""
+        """End the engine's threads, close the store's connections."""
         self._processes.close()
+        self._store.close()
 
 
 def _ms(seconds: float) -> float:
