@@ -348,6 +348,41 @@ def _together(*objects: bytes | None) -> bytes:
     return b"{" + b",".join(text[1:-1] for text in objects if text) + b"}"
 
 
+def strict_object(data: bytes, error: Callable[[str], RunnerError]) -> dict[str, Any]:
+    """One JSON object in UTF-8: no key twice, no ``NaN``.
+
+    Raises:
+        RunnerError: what *error* makes of a text that says what else it is.
+    """
+    try:
+        # Decoded first: given bytes, json would guess UTF-16 and UTF-32 as well.
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as exc:
+        raise error(f"not strict JSON in UTF-8: {type(exc).__name__}") from None
+    if not isinstance(value, dict):
+        raise error("not a JSON object")
+    return value
+
+
+def strict_base64(text: str) -> bytes:
+    """The bytes of standard base64.
+
+    Raises:
+        ValueError: it is not, or not as an encoder writes it.
+    """
+    try:
+        decoded = binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("standard base64") from None
+    # Trailing bits that decoding drops would give one body several spellings.
+    last = decoded[len(decoded) - (len(decoded) % 3 or 3) :]
+    if not text.endswith(base64.b64encode(last).decode("ascii")):
+        raise ValueError("canonical base64")
+    return decoded
+
+
 _REQUIRED: Any = object()
 
 
@@ -361,16 +396,7 @@ class _Object:
 
     @classmethod
     def parse(cls, data: bytes, error: Callable[[str], RunnerError]) -> _Object:
-        try:
-            # Decoded first: given bytes, json would guess UTF-16 and UTF-32 as well.
-            value = json.loads(
-                data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-            )
-        except (ValueError, RecursionError) as exc:
-            raise error(f"not strict JSON in UTF-8: {type(exc).__name__}") from None
-        if not isinstance(value, dict):
-            raise error("not a JSON object")
-        return cls(value, "", error)
+        return cls(strict_object(data, error), "", error)
 
     def refuse(self, name: str, expected: str) -> NoReturn:
         found = type(self.fields[name]).__name__ if name in self.fields else "nothing"
@@ -435,14 +461,9 @@ class _Object:
         if value is None:
             return None
         try:
-            decoded = binascii.a2b_base64(value, strict_mode=True)
-        except (binascii.Error, ValueError):
-            self.refuse(name, "standard base64")
-        # Trailing bits that decoding drops would give one body several spellings.
-        last = decoded[len(decoded) - (len(decoded) % 3 or 3) :]
-        if not value.endswith(base64.b64encode(last).decode("ascii")):
-            self.refuse(name, "canonical base64")
-        return decoded
+            return strict_base64(value)
+        except ValueError as exc:
+            self.refuse(name, str(exc))
 
 
 def _are_texts(values: Iterable[Any]) -> bool:

@@ -8,7 +8,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from runnerwsgi.errors import CapabilityError, ConfigurationError, UnknownCapability
+from runnerwsgi.errors import (
+    CapabilityError,
+    ConfigurationError,
+    RunnerError,
+    UnknownCapability,
+)
 from runnerwsgi.installs import DEFAULT_GRANTS
 from runnerwsgi.logs import emit
 
@@ -25,6 +30,9 @@ log = logging.getLogger(__name__)
 
 # What a host function may hand to a guest: engines carry some 3 MB in one value.
 MAX_BYTES = 3_000_000
+
+# What is answered where the guest runs, wherever that is; everything else is the gateway's.
+AT_THE_RUNNER = frozenset({"context", "logging", "user", "user-v2", "http"})
 
 Functions = Mapping[str, Mapping[str, Callable[..., Any]]]
 
@@ -177,10 +185,10 @@ class HostCapabilities:
                 error case to say so; the message names the capability.
         """
         row = interface_of(interface, function)
-        found = self._functions.get(interface, {}).get(function)
+        found = self._find(interface, function)
         if row.capability not in self._grants:
             self._tell_denial(interface, row)
-            raise _not_granted(interface, function, row)
+            raise not_granted(interface, function, row)
         if found is None:
             raise UnknownCapability(
                 f"{interface}.{function} ({row.capability}) is provided by nobody: name a plugin "
@@ -199,6 +207,9 @@ class HostCapabilities:
     def ask_back(self, base: str | None) -> Callback | None:
         """How a runner elsewhere makes the same calls: not yet."""
         return None
+
+    def _find(self, interface: str, function: str) -> Callable[..., Any] | None:
+        return self._functions.get(interface, {}).get(function)
 
     def _tell_denial(self, interface: str, row: Interface) -> None:
         # Once a call and interface: a guest must not be able to fill the log.
@@ -237,7 +248,8 @@ class HostCapabilities:
         )
 
 
-def _not_granted(interface: str, function: str, row: Interface) -> Exception:
+def not_granted(interface: str, function: str, row: Interface) -> RunnerError:
+    """How a guest learns that it was not granted *function*: its error case, or a trap."""
     text = (
         f"{interface}.{function} needs {row.capability}, which was not granted: install the "
         f"extension with --grant {row.capability}."

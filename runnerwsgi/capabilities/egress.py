@@ -96,7 +96,8 @@ class Egress:
         egress.fetch(call, {"method": "GET", "url": "https://api.example.com/v1", "headers": []})
 
     Args:
-        allow: the operator's entries, ``RUNNER_EGRESS_ALLOW``; none allows nothing.
+        allow: the operator's entries, ``RUNNER_EGRESS_ALLOW``; an empty list allows nothing, and
+            None leaves it to the call's own.
         max_bytes: the longest answer, in bytes.
         resolve: the addresses of ``(host, port)``.
         connect: a connected socket to ``(address, port)`` within a number of seconds.
@@ -105,14 +106,14 @@ class Egress:
 
     def __init__(
         self,
-        allow: Iterable[str] = (),
+        allow: Iterable[str] | None = (),
         *,
         max_bytes: int = 3_000_000,
         resolve: Resolve | None = None,
         connect: Connect | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._allow = tuple(map(parse_egress_entry, allow))
+        self._allow = None if allow is None else tuple(map(parse_egress_entry, allow))
         self._max_bytes = max_bytes
         self._resolve = resolve or system_resolve
         self._connect = connect or system_connect
@@ -153,7 +154,7 @@ class Egress:
         return {"http": {"fetch": self.fetch}}
 
     def _check_lists(self, url: HttpUrl, granted: Iterable[str]) -> None:
-        if not _listed(url, self._allow):
+        if self._allow is not None and not _listed(url, self._allow):
             raise CapabilityError("not-allowed", f"{url.origin} is not in RUNNER_EGRESS_ALLOW")
         if not _listed(url, map(parse_egress_entry, granted)):
             raise CapabilityError("not-allowed", f"the install was not granted {url.origin}")
