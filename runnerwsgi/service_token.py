@@ -25,7 +25,7 @@ class ServiceToken:
         token.current().reveal()
 
     Args:
-        value: the token itself; it wins.
+        value: the token itself; with it *file* is not looked at.
         file: holds the token, and may be replaced while we run. While it cannot be read, the
             last token stays.
 
@@ -36,9 +36,10 @@ class ServiceToken:
     def __init__(self, value: Secret | None = None, file: Path | None = None) -> None:
         self._value = value
         self._file = None if value is not None else file
-        self._seen: tuple[int, int] | None = None
+        # Looked at before it is read: what changes in between is then seen as a change.
+        self._seen = self._state()
         if self._file is not None:
-            self._value, self._seen = read_token(self._file), self._state()
+            self._value = read_token(self._file)
 
     def current(self) -> Secret | None:
         """The token; a file that has changed is read again."""
@@ -50,9 +51,12 @@ class ServiceToken:
                 log.warning("%s The last token stays in use.", exc)
         return self._value
 
-    def _state(self) -> tuple[int, int] | None:
+    def _state(self) -> tuple[int, int, int] | None:
+        if self._file is None:
+            return None
         try:
-            status = os.stat(self._file or "")
+            status = os.stat(self._file)
         except OSError:
             return None
-        return status.st_mtime_ns, status.st_ino
+        # The size, too: a file that is half written changes again within one tick of the clock.
+        return status.st_mtime_ns, status.st_size, status.st_ino

@@ -24,6 +24,12 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _MOUNT = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+# What examples and templates write where a token belongs: words, and no chance in them.
+_PLACEHOLDER = re.compile(
+    r"(?:change|replace|insert|this|me|it|your|my|the|a|an|with|here|please|runner|service|secret|"
+    r"token|password|key|value|example|sample|placeholder|default|dummy|test|todo|[-_.<>{}$])+",
+    re.IGNORECASE,
+)
 
 
 def text(value: str) -> str:
@@ -85,6 +91,8 @@ def secret(value: str) -> Secret:
     """A token of at least 32 printable ASCII characters, never shown."""
     if len(value) < 32 or not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError("use at least 32 printable ASCII characters without blanks")
+    if _PLACEHOLDER.fullmatch(value):
+        raise ValueError("use a random text, not the words of an example")
     return Secret(value)
 
 
@@ -436,6 +444,10 @@ class Settings:
         values, faults = _read(SETTINGS, env)
         given = {row.field: values[row.name] for row in SETTINGS if values[row.name] is not None}
         more: list[str] = []
+        if "service_token_file" in given and env.get("RUNNER_SERVICE_TOKEN"):
+            more.append(
+                "RUNNER_SERVICE_TOKEN and RUNNER_SERVICE_TOKEN_FILE are both set: unset one."
+            )
         try:
             if "service_token_file" in given and "service_token" not in given:
                 given["service_token"] = read_token(given["service_token_file"])
@@ -465,6 +477,8 @@ def default_home() -> Path:
 def read(table: Iterable[Setting], env: Mapping[str, str]) -> dict[str, Any]:
     """The values of a table's variables, by variable; an empty one counts as not set.
 
+    An empty secret is a fault: whoever set it expected one to be there.
+
     A plugin reads its own ``RUNNER_<NAME>_*`` with this.
 
     Example::
@@ -490,12 +504,21 @@ def _read(
     reader = _reader(env)
     values = {row.name: reader.setting(_present(row, env), row.default, row=row) for row in rows}
     faults = {row.name: fault for row in rows if (fault := _settle_alias(row, env))}
+    faults |= {row.name: _EMPTY.format(row.name) for row in rows if _is_empty_secret(row, env)}
     try:
         reader.seal()
     except EnvValidationError as exc:
         found = cast("Mapping[str, list[str]]", exc.error_messages)
         faults |= {name: " ".join(messages) for name, messages in found.items()}
     return values, faults
+
+
+_EMPTY = "{}: set, and empty: unset it, or give it a value, so that nothing runs without it unseen."
+
+
+def _is_empty_secret(row: Setting, env: Mapping[str, str]) -> bool:
+    # Somebody wanted a secret here, and the file or template it should come from had none.
+    return row.parse is secret and env.get(row.name) == ""
 
 
 def _reader(env: Mapping[str, str]) -> Any:

@@ -97,6 +97,19 @@ def test_all_faults_are_told_together(tmp_path):
     assert all(any(name in fault for fault in faults) for name in named)
 
 
+@pytest.mark.parametrize("token", ["", "change-me-" * 4, "<your_secret_service_token_here>"])
+def test_a_token_that_is_none_is_refused(token):
+    (fault,) = faults_of(RUNNER_SERVICE_TOKEN=token)
+    assert fault.startswith("RUNNER_SERVICE_TOKEN: ")
+
+
+def test_a_token_and_its_file_are_not_both_set(tmp_path):
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    (fault,) = faults_of(RUNNER_SERVICE_TOKEN=TOKEN, RUNNER_SERVICE_TOKEN_FILE=str(file))
+    assert "both set" in fault
+
+
 @pytest.mark.parametrize("token", ["short", "ü" * 40, "t" * 40 + "\n", "a b" * 20])
 def test_a_bad_token_is_refused_and_never_shown(token):
     (fault,) = faults_of(RUNNER_SERVICE_TOKEN=token)
