@@ -88,7 +88,7 @@ CONTENT_TYPES: Mapping[str, str] = {
     "txt": "text/plain; charset=utf-8",
     "md": "text/markdown; charset=utf-8",
     "csv": "text/csv; charset=utf-8",
-    "svg": "image/svg+xml; charset=utf-8",
+    "svg": "image/svg+xml",
     "png": "image/png",
     "jpg": "image/jpeg",
     "jpeg": "image/jpeg",
@@ -116,6 +116,18 @@ UNKNOWN_TYPE = "application/octet-stream"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+
+
+def page_policy(sandbox: Iterable[str], origins: Iterable[str]) -> str:
+    """The ``Content-Security-Policy`` of a UI file.
+
+    Args:
+        sandbox: the keywords of its sandbox.
+        origins: the application's own, which may frame it besides the file's own origin.
+    """
+    return "; ".join(
+        (" ".join(("sandbox", *sandbox)), " ".join(("frame-ancestors 'self'", *origins)))
+    )
 
 
 def content_type(path: str) -> str:

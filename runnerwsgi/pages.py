@@ -201,10 +201,13 @@ class ExtensionPages:
             asset = self.assets.load(url, path, digest, self.settings.timeout_ms / 1000)
         head = [
             *headers.ISOLATION,
-            ("Content-Security-Policy", " ".join(["sandbox", *_sandbox(install)])),
+            ("Content-Security-Policy", self._policy(install)),
             ("Cache-Control", IMMUTABLE if asset.verified and not fallback else "no-cache"),
         ]
         return _file_response(asset, head, environ)
+
+    def _policy(self, install: Install) -> str:
+        return headers.page_policy(_sandbox(install), self.settings.public_origins)
 
 
 def _script(name: str, data: bytes) -> Asset:

@@ -113,7 +113,7 @@ def test_a_guests_block_that_is_too_large_is_refused(pairs):
         ("a/index.html", "text/html; charset=utf-8"),
         ("A.JS", "text/javascript; charset=utf-8"),
         ("m.mjs", "text/javascript; charset=utf-8"),
-        ("s.svg", "image/svg+xml; charset=utf-8"),
+        ("s.svg", "image/svg+xml"),
         ("f.woff2", "font/woff2"),
         ("x.wasm", "application/wasm"),
         ("app.webmanifest", "application/manifest+json; charset=utf-8"),

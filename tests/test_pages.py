@@ -41,7 +41,9 @@ def test_a_file_leaves_with_every_header_of_ours_and_none_of_others(site):
     answer = site.file()
     headers = {name.lower() for name, _ in answer.headers}
     assert (answer.status, answer.body) == (200, b"hello")
-    assert answer.header("content-security-policy") == "sandbox allow-scripts"
+    assert answer.header("content-security-policy") == (
+        "sandbox allow-scripts; frame-ancestors 'self'"
+    )
     assert answer.header("cache-control") == "public, max-age=31536000, immutable"
     assert answer.header("content-type") == "text/html; charset=utf-8"
     assert answer.header("access-control-allow-origin") == "*"
@@ -55,7 +57,7 @@ def test_a_file_leaves_with_every_header_of_ours_and_none_of_others(site):
 
 @pytest.mark.parametrize(
     ("path", "media"),
-    [("a/b.svg", "image/svg+xml; charset=utf-8"), ("page.xml", "application/octet-stream")],
+    [("a/b.svg", "image/svg+xml"), ("page.xml", "application/octet-stream")],
 )
 def test_files_that_may_run_script_are_sandboxed_too(site, path, media):
     answer = site.file(path)
@@ -223,7 +225,14 @@ def test_what_a_page_asks_for_beyond_scripts_the_operator_must_grant(tmp_path):
     with Site(tmp_path, files=files) as site:
         site.install(sandbox=["allow-forms", "allow-modals"])
         policy = site.file().header("content-security-policy")
-    assert policy == "sandbox allow-scripts allow-forms"
+    assert policy.split("; ")[0] == "sandbox allow-scripts allow-forms"
+
+
+def test_the_applications_own_origins_may_frame_a_page_from_another_one(tmp_path):
+    origins = ("https://app.example.com", "https://www.example.com")
+    with Site(tmp_path, public_origins=origins) as site:
+        policy = site.file().header("content-security-policy")
+    assert policy.split("; ")[1] == f"frame-ancestors 'self' {' '.join(origins)}"
 
 
 def test_health_is_short_for_everybody_and_long_for_administrators(tmp_path):
