@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -281,14 +283,16 @@ class RunnerClient:
 class _Latest:
     """The last known state, renewed in the background by whoever asks and finds it old."""
 
-    def __init__(self, look: Any) -> None:
+    def __init__(self, look: Callable[[], RunnerState]) -> None:
         self._look = look
+        self._pid = os.getpid()
         self._state: RunnerState | None = None
         self._at = 0.0
         self._condition = threading.Condition()
         self._looking = False
 
     def get(self, wait: float) -> RunnerState:
+        self._forget_parents()
         with self._condition:
             if self._state is None or time.monotonic() - self._at > STATE_SECONDS:
                 self._renew()
@@ -298,13 +302,22 @@ class _Latest:
 
     def told(self, state: RunnerState) -> None:
         """A call has found something out."""
+        self._forget_parents()
         with self._condition:
             self._state, self._at = state, time.monotonic()
 
+    def _forget_parents(self) -> None:
+        # A look that was under way in the parent never ends in a forked child.
+        if self._pid != os.getpid():
+            self._condition, self._looking = threading.Condition(), False
+            self._pid = os.getpid()
+
     def _renew(self) -> None:
-        if not self._looking:
-            self._looking = True
+        if self._looking:
+            return
+        with suppress(RuntimeError):  # no thread is left: who asks next tries again
             threading.Thread(target=self._run, name="runnerwsgi-health", daemon=True).start()
+            self._looking = True
 
     def _run(self) -> None:
         state = RunnerState("silent", "the look at the runner failed")
@@ -328,6 +341,8 @@ _UNREACHABLE: Mapping[str, Kind] = {
 def _state_of(answer: Answer, *, expects_details: bool) -> RunnerState:
     found = _json_object(answer.body)
     status = found.get("status")
+    if answer.status == 401:
+        return RunnerState("wrong-token", "the runner answered 401")
     if answer.status not in (200, 503) or status not in ("ok", "degraded", "unavailable"):
         if answer.status == 503 and MARKER in answer.headers:
             return RunnerState("starting", "the runner is not ready")
@@ -388,7 +403,14 @@ def parse_base(base: str, variable: str) -> tuple[Origin, str]:
 
 
 _NEVER = frozenset(
-    {"link-local", "multicast", "unspecified", "this network", "a cloud's own service"}
+    {
+        "link-local",
+        "multicast",
+        "unspecified",
+        "this network",
+        "a cloud's own service",
+        "IPv4 inside IPv6",  # a second way to write each of these
+    }
 )
 _PRIVATE = frozenset({"loopback", "private", "shared by a carrier (CGNAT)"})
 _LOCAL_NAMES = (".local", ".internal", ".localhost", ".svc", ".home.arpa", ".lan", ".test")

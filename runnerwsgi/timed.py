@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import time
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,13 @@ class _Reader(io.BufferedReader):
         super().__init__(raw)
         self._timed = raw
         self._owner = owner
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        # email.parser ends a line there, and nobody else does: a header hides in a header.
+        if b"\r" in line[:-2]:
+            raise http.client.HTTPException("a carriage return within a line")
+        return line
 
     def close(self) -> None:
         if not self.closed:

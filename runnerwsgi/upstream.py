@@ -6,6 +6,7 @@ framing ends its connection (security §3).
 
 from __future__ import annotations
 
+import email.errors
 import http.client
 import os
 import re
@@ -19,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
 from ._version import __version__
 from .errors import (
@@ -43,6 +44,8 @@ MAX_BLOCK_BYTES = 32 * 1024
 USER_AGENT = f"runnerwsgi/{__version__}"
 
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
+_MAX_LINE = 4096
 _TIMEOUT_WORDS = "deadline exceeded ({:.1f} s) in {}, {}"
 
 
@@ -169,12 +172,18 @@ class Upstream:
             response = connection.ask("GET", target, self._block((), None), None, deadline)
             fields = _checked_head(response)
             _body(response, MAX_BLOCK_BYTES)
-        except (_Stale, http.client.HTTPException) as exc:
+        except TimeoutError:
+            raise
+        except (_Stale, http.client.HTTPException, OSError) as exc:
+            if isinstance(exc, _Stale) and exc.broken:
+                raise BadRunnerResponse(f"{self.place}: {exc}") from exc
             raise BackendUnreachable(f"{self.place}: {exc}", reason="lost") from exc
         if response.status == 503 and "x-runner" in fields:
             raise BackendStarting(f"{self.place}: the runner is not ready")
         if response.will_close:
             raise BackendUnreachable(f"{self.place}: it keeps no connection", reason="lost")
+        if connection.timed.left_over:
+            raise BadRunnerResponse(f"{self.place}: more bytes than the answer has")
         connection.rest()
 
     def _block(
@@ -246,6 +255,13 @@ class Upstream:
         if not stale.sent:
             return BackendUnreachable(f"{self.place}: {stale}", reason="lost")
         return OutcomeUnknown(f"{self.place}: {stale} after the request was sent")
+
+
+@runtime_checkable
+class _Pending(Protocol):
+    """A socket of TLS, whose module is not loaded for those who speak none."""
+
+    def pending(self) -> int: ...
 
 
 class _Stale(Exception):
@@ -343,6 +359,9 @@ class _Connection:
         """Whether it may be used again: idle not for long, and nothing came meanwhile."""
         if time.monotonic() - self._rested_at > IDLE_SECONDS:
             return False
+        # What TLS has decrypted already, poll cannot see.
+        if isinstance(self.sock, _Pending) and self.sock.pending():
+            return False
         poll = select.poll()
         poll.register(self.sock, select.POLLIN | select.POLLHUP | select.POLLERR)
         return not poll.poll(0)
@@ -366,15 +385,17 @@ def _connector(place: Origin | Path, tls: ssl.SSLContext | None) -> Callable[[fl
 
 
 def _open_unix(path: Path, deadline: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(time_left(deadline))
-        sock.connect(str(path))
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(time_left(deadline))
+            sock.connect(str(path))
+        except BaseException:
+            sock.close()
+            raise
     except TimeoutError:
-        sock.close()
         raise
     except OSError as exc:
-        sock.close()
         raise BackendUnreachable(f"{path}: {_reason(exc)}", reason="refused") from exc
     return sock
 
@@ -427,9 +448,21 @@ def _default_tls() -> ssl.SSLContext:
     return context
 
 
+_HTTP_1_1 = 11
+# Behind such a line the parser of http.client reads no more headers, and says nothing.
+_HEAD_DEFECTS = (
+    email.errors.FirstHeaderLineIsContinuationDefect,
+    email.errors.InvalidHeaderDefect,
+    email.errors.MisplacedEnvelopeHeaderDefect,
+    email.errors.MissingHeaderBodySeparatorDefect,
+)
+
+
 def _checked_head(response: http.client.HTTPResponse) -> dict[str, str]:
     """The header fields of an answer that says beyond doubt where it ends (RFC 9112 §6)."""
-    pairs = [(name.lower(), value) for name, value in response.getheaders()]
+    if any(isinstance(defect, _HEAD_DEFECTS) for defect in response.headers.defects):
+        raise BadRunnerResponse("an answer with a line among its headers that is none")
+    pairs = [(name.lower(), value.strip(" \t")) for name, value in response.getheaders()]
     size = sum(len(name) + len(value) for name, value in pairs)
     if len(pairs) > MAX_FIELDS or size > MAX_BLOCK_BYTES:
         raise BadRunnerResponse(f"an answer with {len(pairs)} header fields of {size} bytes")
@@ -441,7 +474,10 @@ def _checked_head(response: http.client.HTTPResponse) -> dict[str, str]:
     length, coding = fields.get("content-length"), fields.get("transfer-encoding")
     if length is not None and (coding is not None or not _LENGTH.fullmatch(length)):
         raise BadRunnerResponse("an answer whose length can be read in two ways")
-    if coding is not None and coding.strip().lower() != "chunked":
+    # HTTP/1.0 knows no chunks; and what http.client reads otherwise than we do is in doubt.
+    if coding is not None and not (
+        coding.lower() == "chunked" and response.chunked and response.version == _HTTP_1_1
+    ):
         raise BadRunnerResponse("an answer with a transfer coding that nobody asked for")
     if fields.get("content-encoding", "identity").lower() != "identity":
         raise BadRunnerResponse("an encoded answer, though identity was asked for")
@@ -451,9 +487,35 @@ def _checked_head(response: http.client.HTTPResponse) -> dict[str, str]:
 def _body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     if response.length is not None and response.length > max_bytes:
         raise BadRunnerResponse(f"an answer of {response.length} bytes, {max_bytes} allowed")
+    if response.chunked:
+        body = _chunks(response.fp, max_bytes)
+        response.close()
+        return body
     body = response.read(max_bytes + 1)
     if len(body) > max_bytes:
         raise BadRunnerResponse(f"an answer of more than {max_bytes} bytes")
     if response.length:
         raise http.client.IncompleteRead(body, response.length)
     return body
+
+
+def _chunks(stream: IO[bytes], max_bytes: int) -> bytes:
+    """A chunked body and its end (RFC 9112 §7.1); http.client takes ``-5`` for a size."""
+    body = bytearray()
+    while size := _chunk_size(stream):
+        if len(body) + size > max_bytes:
+            raise BadRunnerResponse(f"an answer of more than {max_bytes} bytes")
+        body += stream.read(size)
+        if stream.read(2) != b"\r\n":
+            raise BadRunnerResponse("a chunk that does not end where it says")
+    for _ in range(MAX_FIELDS):
+        if stream.readline(_MAX_LINE) == b"\r\n":
+            return bytes(body)
+    raise BadRunnerResponse("chunks without an end")
+
+
+def _chunk_size(stream: IO[bytes]) -> int:
+    found = _CHUNK.fullmatch(stream.readline(_MAX_LINE))
+    if found is None:
+        raise BadRunnerResponse("a chunk without a size")
+    return int(found[1], 16)

@@ -287,7 +287,7 @@ def test_a_broken_answer_is_a_transport_error(call, answer):
 
 def test_what_a_server_says_stays_in_its_line_of_the_log(call, caplog):
     caplog.set_level("INFO")
-    said = b"\x1b[2Joh\rERROR all is lost\n"
+    said = b"\x1b[2Joh\x0bERROR all is lost\n"
     with serving(lambda connection, _: connection.sendall(said)) as port:
         egress, _ = egress_to(port)
         assert refusal(egress, call) == "transport"
