@@ -151,7 +151,11 @@ class Upstream:
             raise self._lost(exc) from exc
 
     def close(self) -> None:
-        """Close the idle connections. Using the upstream again opens new ones."""
+        """Close the idle connections, and keep none from now on: exchanges may still be under way."""
+        self._limit = 0
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, deque()
         for connection in idle:
@@ -214,7 +218,7 @@ class Upstream:
         # A socket that two processes share gives one the other's answer.
         if self._pid != os.getpid():
             self._lock, self._pid = threading.Lock(), os.getpid()
-            self.close()
+            self._drop_idle()
 
     def _finish(
         self,
