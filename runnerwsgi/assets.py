@@ -9,16 +9,24 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from . import headers
-from .errors import BadRunnerResponse, NotFound, OutcomeUnknown, Overloaded, StorageError
+from .errors import (
+    BadRunnerResponse,
+    DeadlineExceeded,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    StorageError,
+)
 from .origins import parse_http_url
-from .upstream import Upstream
+from .upstream import Upstream, sendable
 
 if TYPE_CHECKING:
     from .origins import HttpUrl, Origin
@@ -26,6 +34,8 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 64 * 1024 * 1024
 CACHED_FILE_BYTES = CACHE_BYTES // 8
+PATIENCE_SECONDS = 1.0
+TENANT_HEADER = "X-Tenant-Id"
 # What opening a file says where there is none of this name.
 _ABSENT = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
 
@@ -56,10 +66,11 @@ class Assets:
     Args:
         bundles: folder under which ``file:`` URLs must lie; None refuses them all.
         max_bytes: largest file that is served.
-        connections: most fetches from one remote at a time.
+        connections: most fetches from remotes at a time. Each holds a thread of the host, so
+            leave some for its own pages.
     """
 
-    def __init__(self, bundles: Path | None, max_bytes: int, connections: int = 4) -> None:
+    def __init__(self, bundles: Path | None, max_bytes: int, connections: int = 1) -> None:
         self.bundles = bundles
         self.max_bytes = max_bytes
         self._remotes = Remotes(connections)
@@ -76,7 +87,9 @@ class Assets:
                 self._cache.move_to_end(key)
         return asset
 
-    def load(self, url: str, path: str, digest: str | None, timeout: float) -> Asset:
+    def load(
+        self, url: str, path: str, digest: str | None, timeout: float, tenant_id: str | None = None
+    ) -> Asset:
         """The file behind *url*.
 
         Args:
@@ -84,13 +97,17 @@ class Assets:
             path: the file's path in the bundle; its name decides the content type.
             digest: SHA-256 in hex from the install, or None where there is no list.
             timeout: seconds for the whole fetch.
+            tenant_id: whose install it is, for a runner that keeps bundles by tenant.
 
         Raises:
             NotFound: there is no such file.
             BadRunnerResponse: the bytes are too many, or not those of the digest.
             BackendUnreachable, DeadlineExceeded, Overloaded, StorageError: it cannot be had.
         """
-        data = self._read_file(url) if url.startswith("file:") else self._fetch(url, timeout)
+        if url.startswith("file:"):
+            data = self._read_file(url)
+        else:
+            data = self._fetch(url, timeout, tenant_id)
         found = hashlib.sha256(data).hexdigest()
         if digest is not None and not hmac.compare_digest(found, digest):
             raise BadRunnerResponse(f"{path}: its bytes are not those that were installed")
@@ -132,8 +149,9 @@ class Assets:
             raise StorageError(f"{file}: {exc.strerror}") from exc
         return self._capped(data)
 
-    def _fetch(self, url: str, timeout: float) -> bytes:
-        status, body = self._remotes.get(url, timeout, self.max_bytes)
+    def _fetch(self, url: str, timeout: float, tenant_id: str | None) -> bytes:
+        tenant = () if tenant_id is None else ((TENANT_HEADER, sendable(tenant_id)),)
+        status, body = self._remotes.get(url, timeout, self.max_bytes, tenant)
         if status == 404:
             raise NotFound("the runner has no such file")
         if status != 200:
@@ -152,7 +170,7 @@ class Remotes:
     def __init__(self, connections: int) -> None:
         self.connections = connections
         self._upstreams: dict[Origin, Upstream] = {}
-        self._slots = threading.BoundedSemaphore(connections)
+        self._turns = _Turns(connections)
         self._lock = threading.Lock()
 
     def get(
@@ -161,22 +179,19 @@ class Remotes:
         """Status and body of a GET.
 
         Raises:
-            Overloaded: every connection is busy for a second.
+            Overloaded: every connection is busy, and stays so.
             BackendUnreachable, DeadlineExceeded, BadRunnerResponse: the exchange failed.
         """
         parsed = parse_remote(url)
         started = time.monotonic()
-        if not self._slots.acquire(timeout=min(1.0, timeout)):
-            raise Overloaded("every connection for UI files is in use")
-        try:
+        with self._turns.one(timeout):
             left = max(0.001, timeout - (time.monotonic() - started))
-            answer = self._upstream(parsed.origin).exchange(
-                "GET", parsed.target, headers=headers, timeout=left, max_bytes=max_bytes
-            )
-        except OutcomeUnknown as exc:
-            raise BadRunnerResponse(f"no answer for a UI file: {exc}") from exc
-        finally:
-            self._slots.release()
+            try:
+                answer = self._upstream(parsed.origin).exchange(
+                    "GET", parsed.target, headers=headers, timeout=left, max_bytes=max_bytes
+                )
+            except OutcomeUnknown as exc:
+                raise BadRunnerResponse(f"no answer for a UI file: {exc}") from exc
         return answer.status, answer.body
 
     def close(self) -> None:
@@ -191,6 +206,47 @@ class Remotes:
             if origin not in self._upstreams:
                 self._upstreams[origin] = Upstream(origin, idle=self.connections)
             return self._upstreams[origin]
+
+
+class _Turns:
+    """Lets a few fetch at a time; the others wait, for pages ask for many files at once.
+
+    Nobody waits behind a remote that hangs: who waits holds a thread of the host as well.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._free = count
+        self._hangs = False
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def one(self, timeout: float) -> Iterator[None]:
+        self._forget_parents()
+        with self._changed:
+            patience = 0.0 if self._hangs else min(PATIENCE_SECONDS, timeout)
+            if not self._changed.wait_for(lambda: self._free > 0, patience):
+                self._hangs = True
+                raise Overloaded("every connection for UI files is in use")
+            self._free -= 1
+        hangs = False
+        try:
+            yield
+        except DeadlineExceeded:
+            hangs = True
+            raise
+        finally:
+            with self._changed:
+                self._free += 1
+                self._hangs = hangs
+                self._changed.notify()
+
+    def _forget_parents(self) -> None:
+        # What the parent fetched while it forked never ends here.
+        if self._pid != os.getpid():
+            self._changed, self._free = threading.Condition(), self._count
+            self._pid = os.getpid()
 
 
 def parse_remote(url: str) -> HttpUrl:

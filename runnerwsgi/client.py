@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
 
 from . import paths, wire
 from .errors import (
@@ -35,7 +34,7 @@ from .protocol import (
     UiAsset,
     WarmUp,
 )
-from .upstream import Answer, Upstream
+from .upstream import Answer, Upstream, sendable
 
 if TYPE_CHECKING:
     import ssl
@@ -263,7 +262,7 @@ class RunnerClient:
             "X-Runner-Deadline-Ms": str(left_ms),
             "traceparent": request.traceparent,
         }
-        named = tuple((name, _sendable(value)) for name, value in sent.items() if value is not None)
+        named = tuple((name, sendable(value)) for name, value in sent.items() if value is not None)
         return (*named, *self._token_header())
 
     def _token_header(self) -> Headers:
@@ -397,11 +396,6 @@ def _refusal(answer: Answer) -> Refused:
     given = answer.headers.get("retry-after", "")
     after = int(given) if given.isascii() and given.isdigit() and len(given) < 5 else 1
     return kind("the runner said so", retry_after=after)
-
-
-def _sendable(value: str) -> str:
-    """*value* as a header can carry it; what is not printable ASCII is percent-encoded."""
-    return value if value.isascii() and value.isprintable() else quote(value, safe="")
 
 
 def parse_base(base: str, variable: str) -> tuple[Origin, str]:

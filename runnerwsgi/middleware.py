@@ -73,7 +73,7 @@ class RunnerMiddleware:
         settings.make_home()
         self.installs = installs or Installs.from_settings(settings)
         self.identify = identify or access.identifier(settings)
-        self._assets = Assets(open_store(settings).root, settings.max_asset_bytes)
+        self._assets = Assets(open_store(settings).root, settings.max_asset_bytes, settings.fetches)
         self._bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
         self._prefixes = (settings.mount, settings.execute_mount)
         self.gateway = gateway

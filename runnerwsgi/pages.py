@@ -198,7 +198,9 @@ class ExtensionPages:
             if self.settings.ui == "redirect" and not url.startswith("file:"):
                 parse_remote(url)
                 return Response(307, [("Location", url), ("Cache-Control", "no-store")])
-            asset = self.assets.load(url, path, digest, self.settings.timeout_ms / 1000)
+            asset = self.assets.load(
+                url, path, digest, self.settings.timeout_ms / 1000, install.tenant_id
+            )
         head = [
             *headers.ISOLATION,
             ("Content-Security-Policy", self._policy(install)),

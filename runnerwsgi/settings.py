@@ -415,6 +415,11 @@ class Settings:
         return max(1, self.threads - self.reserved_threads)
 
     @property
+    def fetches(self) -> int:
+        """How many UI files may be fetched from remotes at a time: one thread always stays."""
+        return max(1, self.threads - self.slots - 1)
+
+    @property
     def slots_per_extension(self) -> int:
         """How many of them one extension may hold."""
         fair = self.slots - 1 if self.slots >= 3 else self.slots

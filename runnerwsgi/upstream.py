@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
+from urllib.parse import quote
 
 from ._version import __version__
 from .errors import (
@@ -56,6 +57,11 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+def sendable(value: str) -> str:
+    """*value* as a header can carry it; what is not printable ASCII is percent-encoded."""
+    return value if value.isascii() and value.isprintable() else quote(value, safe="")
 
 
 class Upstream:

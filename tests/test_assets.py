@@ -5,6 +5,7 @@ import socket
 import socketserver
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -234,6 +235,63 @@ def test_over_tls_the_certificate_is_checked(assets, tmp_path, monkeypatch, trus
 def test_garbage_instead_of_http_is_a_bad_answer(assets):
     with raw_server(b"220 smtp ready\r\n") as url, pytest.raises(BadRunnerResponse):
         assets.load(url, "a.html", None, 5)
+
+
+def test_the_files_of_a_page_wait_for_each_other(tmp_path):
+    most, inside, lock = [0], [0], threading.Lock()
+
+    def respond(handler):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        with lock:
+            inside[0] -= 1
+        answer_with(handler, HELLO)
+
+    assets = Assets(tmp_path, max_bytes=1000, connections=2)
+    with http_server(respond) as base, ThreadPoolExecutor(8) as pool:
+        loads = [pool.submit(assets.load, f"{base}/{n}", "a.html", None, 5) for n in range(16)]
+        assert [load.result().data for load in loads] == [HELLO] * 16
+    assets.close()
+    assert most == [2]
+
+
+def test_behind_a_remote_that_hangs_nobody_waits_until_it_answers_again(tmp_path):
+    asked = []
+
+    def respond(handler):
+        asked.append(handler.path)
+        if handler.path == "/slow":
+            time.sleep(0.6)
+        answer_with(handler, HELLO)
+
+    assets = Assets(tmp_path, max_bytes=1000)
+    with http_server(respond) as base, ThreadPoolExecutor(1) as pool:
+        with pytest.raises(DeadlineExceeded):
+            assets.load(f"{base}/slow", "a.html", None, 0.2)
+        second = pool.submit(assets.load, f"{base}/slow", "a.html", None, 5)
+        while asked.count("/slow") < 2:
+            time.sleep(0.01)
+        started = time.monotonic()
+        with pytest.raises(Overloaded):
+            assets.load(f"{base}/fast", "a.html", None, 5)
+        assert time.monotonic() - started < 0.3
+        assert second.result().data == HELLO
+        slow = pool.submit(assets.load, f"{base}/slow", "a.html", None, 5)
+        while asked.count("/slow") < 3:
+            time.sleep(0.01)
+        # It answers again, and is waited for.
+        assert assets.load(f"{base}/fast", "a.html", None, 5).data == HELLO
+        assert slow.result().data == HELLO
+    assets.close()
+
+
+def test_a_runner_is_told_whose_install_a_file_is_of(assets):
+    heard = {}
+    with http_server(lambda h: (heard.update(h.headers), answer_with(h, HELLO))) as base:
+        assets.load(f"{base}/a", "a.html", DIGEST, 5, "größe\n")
+    assert heard["X-Tenant-Id"] == "gr%C3%B6%C3%9Fe%0A"
 
 
 def test_a_busy_remote_is_not_waited_for_longer_than_a_second(tmp_path):

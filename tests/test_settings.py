@@ -152,6 +152,7 @@ def test_slots_are_what_the_application_does_not_need(
 ):
     settings = Settings(threads=threads, reserved_threads=reserved, max_per_extension=most)
     assert (settings.slots, settings.slots_per_extension) == (slots, per_extension)
+    assert settings.fetches == max(1, threads - slots - 1)
 
 
 def test_an_absolute_base_brings_its_mount_and_no_origin_of_ours():
