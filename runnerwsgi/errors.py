@@ -371,11 +371,11 @@ class GuestTimeout(UpstreamError):
 
 
 def all_errors() -> tuple[type[RunnerError], ...]:
-    """Every public error class, parents before children; the reference page is made from it."""
+    """Every error class of this module, parents before children; the reference page shows them."""
     found: list[type[RunnerError]] = []
     queue: list[type[RunnerError]] = [RunnerError]
     while queue:
         cls = queue.pop(0)
         found.append(cls)
-        queue.extend(cls.__subclasses__())
+        queue.extend(sub for sub in cls.__subclasses__() if sub.__module__ == __name__)
     return tuple(found)
