@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runnerwsgi.service_token import ServiceToken
-from runnerwsgi.settings import Setting, Settings, read, text
+from runnerwsgi.settings import Setting, Settings, path, read, text
 
 if TYPE_CHECKING:
     from .backend import DockerBackend
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SETTINGS", "plugin"]
 
 DEFAULT_HOST = "http://127.0.0.1:8085"
+DEFAULT_BASE = "python:3.12-slim"
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -27,6 +28,29 @@ SETTINGS: tuple[Setting, ...] = (
         "Where the container is; in a compose network `http://extension-runner:8080`.",
         owner="docker",
         shown=f"`RUNNER_BASE_URL`, else `{DEFAULT_HOST}`",
+    ),
+    Setting(
+        "RUNNER_DOCKER_IMAGE",
+        text,
+        None,
+        "Name of the runner's image, built and started by `runnerwsgi docker`.",
+        owner="docker",
+        shown="`runnerwsgi:` and the version",
+    ),
+    Setting(
+        "RUNNER_DOCKER_BASE",
+        text,
+        DEFAULT_BASE,
+        "Image that the runner's is made from: any with Python 3.11 or newer and its venv module.",
+        owner="docker",
+    ),
+    Setting(
+        "RUNNER_DOCKER_WHEELS",
+        path,
+        None,
+        "Folder of wheels to build the image from, where containers reach no package index.",
+        owner="docker",
+        shown="the package index",
     ),
 )
 

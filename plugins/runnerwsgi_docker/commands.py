@@ -10,3 +10,7 @@ if TYPE_CHECKING:
 
 def register(group: click.Group) -> None:
     """Add the commands to *group*."""
+    from . import build
+
+    group.add_command(build.build)
+    group.add_command(build.wheels)
