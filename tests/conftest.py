@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from containers import engine, image, recipe  # noqa: F401 # fixtures
 from wheels import ROOT, build_wheel
 
 STRICT = os.environ.get("RUNNER_TEST_STRICT") == "1"
@@ -20,6 +21,13 @@ def _fail_if_skipped(report):
         report.outcome = "failed"
         report.longrepr = f"{reason} - and RUNNER_TEST_STRICT=1 allows no skipped test"
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker("docker")
 
 
 @pytest.hookimpl(wrapper=True)
