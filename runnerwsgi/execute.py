@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from . import access, headers, paths
 from .capabilities import Call, HostCapabilities
 from .errors import BadHeader, DeadlineExceeded, MethodNotAllowed, NotFound
-from .logs import emit
+from .logs import emit_call
 from .protocol import (
     METHODS,
     OUTCOME_ERRORS,
@@ -167,22 +167,7 @@ class Handlers:
         self, request: ExecuteRequest, response: ExecuteResponse, mount: str, started: float
     ) -> Response:
         total = (time.monotonic() - started) * 1000
-        emit(
-            log,
-            logging.INFO if response.outcome == "ok" else logging.WARNING,
-            "execute",
-            backend=self.gateway.backend_name,
-            request_id=request.context.request_id,
-            tenant_id=request.context.tenant_id,
-            extension_id=request.context.extension_id,
-            method=request.http.method,
-            path=request.http.path,
-            status=response.status,
-            outcome=response.outcome,
-            error=response.error,
-            duration_ms=round(total, 1),
-        )
-        self._log_lines(request, response)
+        emit_call(log, self.gateway.backend_name, request, response, total)
         if response.outcome != "ok":
             raise OUTCOME_ERRORS[response.outcome](response.error or response.outcome)
         if len(response.body or b"") > self.settings.max_response_bytes:
@@ -194,21 +179,6 @@ class Handlers:
             ("Server-Timing", _server_timing({**response.timings, "total": total}))
         )
         return answer
-
-    def _log_lines(self, request: ExecuteRequest, response: ExecuteResponse) -> None:
-        for line in response.logs:
-            emit(
-                log,
-                _LEVELS.get(line.level, logging.INFO),
-                "extension",
-                request_id=request.context.request_id,
-                tenant_id=request.context.tenant_id,
-                extension_id=request.context.extension_id,
-                message=line.message,
-            )
-
-
-_LEVELS = {"info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 def _split(rest: str) -> tuple[str, str]:

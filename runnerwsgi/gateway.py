@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 import pluggy
 
-from . import discovery, hookspecs
+from . import canary, discovery, hookspecs
 from .errors import (
     BadRunnerResponse,
+    BundleUnavailable,
     ConfigurationError,
     Forbidden,
     IdentityUnavailable,
@@ -155,6 +156,22 @@ class Gateway:
             return self._ask("runner_health", Health)
         except RunnerError as exc:
             return Health("unavailable", {"backend": str(exc)})
+
+    def probe(self, timeout_ms: int = 5000) -> bool:
+        """Have the backend really execute something: the canary, which our runners have.
+
+        Returns:
+            Whether it was executed; False where the runner was reached and has no canary.
+
+        Raises:
+            RunnerError: the backend cannot be asked, or its answer is not the canary's.
+        """
+        nonce = os.urandom(16).hex()
+        try:
+            response = self.execute(canary.call(nonce, timeout_ms))
+        except BundleUnavailable:
+            return False
+        return canary.check(response, nonce)
 
     def warm_up(self, bundle: Bundle) -> WarmUp:
         """Make a bundle ready ahead of its first call; nothing where the backend needs nothing."""

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from .headers import printable
 
 if TYPE_CHECKING:
+    from .protocol import ExecuteRequest, ExecuteResponse
     from .settings import Settings
 
 MAX_VALUE = 512
+_LEVELS = {"info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 class Fields(dict[str, Any]):
@@ -32,6 +34,43 @@ def emit(logger: logging.Logger, level: int, event: str, /, **fields: Any) -> No
     """Log one event, such as ``emit(log, logging.INFO, "execute", status=200)``."""
     if logger.isEnabledFor(level):
         logger.log(level, "%s %s", event, Fields(fields))
+
+
+def emit_call(
+    logger: logging.Logger,
+    backend: str,
+    request: ExecuteRequest,
+    response: ExecuteResponse,
+    duration_ms: float,
+) -> None:
+    """Log what came of a handler call, and the extension's own lines."""
+    context = request.context
+    whose = {
+        "request_id": context.request_id,
+        "tenant_id": context.tenant_id,
+        "extension_id": context.extension_id,
+    }
+    emit(
+        logger,
+        logging.INFO if response.outcome == "ok" else logging.WARNING,
+        "execute",
+        backend=backend,
+        **whose,
+        method=request.http.method,
+        path=request.http.path,
+        status=response.status,
+        outcome=response.outcome,
+        error=response.error,
+        duration_ms=round(duration_ms, 1),
+    )
+    for line in response.logs:
+        emit(
+            logger,
+            _LEVELS.get(line.level, logging.INFO),
+            "extension",
+            **whose,
+            message=line.message,
+        )
 
 
 class JsonFormatter(logging.Formatter):

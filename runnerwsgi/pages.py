@@ -6,12 +6,11 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from werkzeug.http import parse_etags, parse_range_header
-
-from . import access, headers, paths
+from . import access, files, headers, paths
 from .assets import Asset, Assets, digest_of, parse_remote
 from .browser import SCRIPTS
-from .errors import BadPath, MethodNotAllowed, NotFound, RunnerError, UriTooLong
+from .errors import NotFound, RunnerError
+from .files import READ, only
 from .protocol import UiAsset
 from .wsgi import Response, json_response
 
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from .installs import Install, Installs
     from .settings import Settings
 
-READ = ("GET", "HEAD")
-IMMUTABLE = "public, max-age=31536000, immutable"
-MAX_FILE_PATH_BYTES = 2048
-_INDEX = "index.html"
 # client.js is loaded by sandboxed pages, whose origin is opaque; bridge.js by our own.
 _SHARING = {
     "bridge.js": [("Cross-Origin-Resource-Policy", "same-origin")],
@@ -108,7 +103,7 @@ class ExtensionPages:
         return paths.script_name(environ) + self.settings.mount
 
     def _on_script(self, path: str, environ: WSGIEnvironment) -> Response:
-        _only(environ, READ)
+        only(environ, READ)
         asset = self._scripts[path]
         common = [
             ("Content-Type", asset.content_type),
@@ -117,12 +112,12 @@ class ExtensionPages:
             ("X-Content-Type-Options", "nosniff"),
         ]
         common += _SHARING[path[1:]]
-        if _unchanged(environ, asset):
+        if files.unchanged(environ, asset):
             return Response(304, common)
         return Response(200, common, asset.data)
 
     def _on_health(self, environ: WSGIEnvironment) -> Response:
-        _only(environ, READ)
+        only(environ, READ)
         health = self.gateway.health()
         answer: dict[str, Any] = {"status": health.status, "backend": self.gateway.backend_name}
         if self._is_admin(environ):
@@ -138,7 +133,7 @@ class ExtensionPages:
 
     def _on_extension(self, extension_id: str, environ: WSGIEnvironment) -> Response:
         """What the bridge asks for: where the caller's version of an extension is."""
-        _only(environ, READ)
+        only(environ, READ)
         principal: Principal = access.who(self.identify, environ)
         access.check_site(environ, principal, self.settings.public_origins)
         paths.parse_extension_id(extension_id)
@@ -157,34 +152,19 @@ class ExtensionPages:
         )
 
     def _on_file(self, rest: str, environ: WSGIEnvironment) -> Response:
-        extension_id, content_hash, path = self._parse_file(rest)
-        _only(environ, READ)
+        name = files.parse(rest)
+        only(environ, READ)
         headers.check_request(headers.of_environ(environ))
         access.check_asset_site(environ)
-        install = self.installs.by_hash(extension_id, content_hash)
+        install = self.installs.by_hash(name.extension_id, name.content_hash)
         if install is None:
-            raise NotFound(f"{extension_id} is not installed with this hash")
+            raise NotFound(f"{name.extension_id} is not installed with this hash")
         try:
-            return self._file(install, path, environ)
+            return self._file(install, name.path, environ)
         except NotFound:
-            if path != _INDEX and _is_navigation(environ, path):
+            if files.is_navigation(environ, name.path):
                 return self._file(install, install.manifest.entry, environ, fallback=True)
             raise
-
-    @staticmethod
-    def _parse_file(rest: str) -> tuple[str, str, str]:
-        extension_id, _, more = rest.partition("/")
-        content_hash, slash, raw_path = more.partition("/")
-        if not slash and not content_hash:
-            raise NotFound("no file is named")
-        if len(raw_path) > MAX_FILE_PATH_BYTES:
-            raise UriTooLong(f"the file's path has {len(raw_path)} bytes")
-        paths.parse_extension_id(extension_id)
-        paths.parse_content_hash(content_hash)
-        path = paths.decode(raw_path)
-        if "%" in path:
-            raise BadPath("a percent sign is left after decoding")
-        return extension_id, content_hash, path
 
     def _file(
         self, install: Install, path: str, environ: WSGIEnvironment, *, fallback: bool = False
@@ -204,9 +184,9 @@ class ExtensionPages:
         head = [
             *headers.ISOLATION,
             ("Content-Security-Policy", self._policy(install)),
-            ("Cache-Control", IMMUTABLE if asset.verified and not fallback else "no-cache"),
         ]
-        return _file_response(asset, head, environ)
+        caching = files.IMMUTABLE if asset.verified and not fallback else "no-cache"
+        return files.respond(asset, caching, head, environ)
 
     def _policy(self, install: Install) -> str:
         return headers.page_policy(_sandbox(install), self.settings.public_origins)
@@ -216,62 +196,8 @@ def _script(name: str, data: bytes) -> Asset:
     return Asset(data, hashlib.sha256(data).hexdigest(), headers.content_type(name), verified=True)
 
 
-def _only(environ: WSGIEnvironment, methods: tuple[str, ...]) -> None:
-    if environ["REQUEST_METHOD"] not in methods:
-        raise MethodNotAllowed(methods)
-
-
-def _is_navigation(environ: WSGIEnvironment, path: str) -> bool:
-    """Whether a missing *path* is a page of the extension's own router (protocol §3)."""
-    last = path.rpartition("/")[2]
-    if "." in last and headers.content_type(last) != headers.UNKNOWN_TYPE:
-        return False
-    if (mode := environ.get("HTTP_SEC_FETCH_MODE")) is not None:
-        return bool(mode == "navigate")
-    return "text/html" in environ.get("HTTP_ACCEPT", "")
-
-
-def _unchanged(environ: WSGIEnvironment, asset: Asset) -> bool:
-    given = environ.get("HTTP_IF_NONE_MATCH")
-    return bool(given) and parse_etags(given).contains_weak(asset.etag.strip('"'))
-
-
 def _sandbox(install: Install) -> list[str]:
     """Scripts, and what both the manifest asks for and the operator granted (security §1.1)."""
     asked = install.manifest.ui.sandbox if install.manifest.ui else ()
     options = [word for word in headers.SANDBOX_OPTIONS if word in asked]
     return ["allow-scripts", *(word for word in options if word in install.sandbox)]
-
-
-def _file_response(asset: Asset, head: list[tuple[str, str]], environ: WSGIEnvironment) -> Response:
-    head += [
-        ("ETag", asset.etag),
-        ("Content-Type", asset.content_type),
-        ("Accept-Ranges", "bytes"),
-    ]
-    if _unchanged(environ, asset):
-        return Response(304, head)
-    wanted = _range(environ, asset)
-    if wanted is None:
-        return Response(200, head, asset.data)
-    start, stop = wanted
-    if start >= stop:
-        return Response(416, [*head, ("Content-Range", f"bytes */{len(asset.data)}")])
-    head.append(("Content-Range", f"bytes {start}-{stop - 1}/{len(asset.data)}"))
-    return Response(206, head, asset.data[start:stop])
-
-
-def _range(environ: WSGIEnvironment, asset: Asset) -> tuple[int, int] | None:
-    """The one range asked for, as (start, stop); None to send everything (RFC 9110 §14.2)."""
-    # A range of anything but a GET means nothing (RFC 9110 §14.2).
-    given: str = environ.get("HTTP_RANGE", "") if environ["REQUEST_METHOD"] == "GET" else ""
-    if not given or len(given) > 64 or environ.get("HTTP_IF_RANGE", asset.etag) != asset.etag:
-        return None
-    parsed = parse_range_header(given)
-    if parsed is None or parsed.units != "bytes" or len(parsed.ranges) != 1:
-        return None
-    start, stop = parsed.ranges[0]
-    size = len(asset.data)
-    if start < 0:
-        return max(0, size + start), size
-    return min(start, size), min(stop if stop is not None else size, size)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from .errors import ConfigurationError
 from .settings import read_token
 
 if TYPE_CHECKING:
     from .secrets import Secret
+    from .settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,13 @@ class ServiceToken:
         self._seen = self._state()
         if self._file is not None:
             self._value = read_token(self._file)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The token that settings name: their file, which may change, or their value."""
+        if settings.service_token_file is not None:
+            return cls(file=settings.service_token_file)
+        return cls(settings.service_token)
 
     def current(self) -> Secret | None:
         """The token; a file that has changed is read again."""

@@ -14,6 +14,13 @@ from . import headers
 from .errors import (
     BadRequest,
     BadRunnerResponse,
+    BundleError,
+    BundleUnavailable,
+    DeadlineExceeded,
+    GuestOutOfMemory,
+    GuestTimeout,
+    GuestTrap,
+    RequestError,
     RunnerError,
     SecretsUnavailable,
     UnknownCapability,
@@ -62,6 +69,21 @@ OUTCOME_ENVELOPES: Mapping[Outcome, tuple[int, str]] = {
     "refused": (502, "bundle_fetch_failed"),
     "bad_request": (400, "bad_request"),
     "internal": (500, "engine_init_failed"),
+}
+# The same for an error that kept a runner from executing; any other one is `internal`.
+ERROR_OUTCOMES: Mapping[type[RunnerError], Outcome] = {
+    BundleUnavailable: "not_found",
+    BundleError: "refused",
+    GuestTrap: "guest_trap",
+    GuestTimeout: "timeout",
+    GuestOutOfMemory: "out_of_memory",
+    DeadlineExceeded: "timeout",
+    RequestError: "bad_request",
+}
+# These have a word of their own in `error`, and no outcome that says as much.
+ERROR_WORDS: Mapping[type[RunnerError], tuple[int, str]] = {
+    UnknownCapability: (400, "unknown_capabilities"),
+    SecretsUnavailable: (500, "secret_decrypt_failed"),
 }
 
 
@@ -141,6 +163,23 @@ def response_to_json(response: ExecuteResponse) -> bytes:
         _body_to_json(response.body) or b'{"body_b64":null}',
         _dump(rest),
     )
+
+
+def error_to_json(error: RunnerError) -> bytes:
+    """The envelope of a call that *error* ended; its text is for the gateway's log."""
+    for kind, (status, word) in ERROR_WORDS.items():
+        if isinstance(error, kind):
+            envelope = {"status": status, "headers": {}, "body_b64": None}
+            return _dump({**envelope, "error": f"{word}: {error}", "outcome": "bad_request"})
+    return response_to_json(
+        ExecuteResponse(error.status, outcome=outcome_of(error), error=str(error))
+    )
+
+
+def outcome_of(error: RunnerError) -> Outcome:
+    """The outcome that says the most of *error*."""
+    found = (outcome for kind, outcome in ERROR_OUTCOMES.items() if isinstance(error, kind))
+    return next(found, "internal")
 
 
 def response_from_json(data: bytes, max_bytes: int) -> ExecuteResponse:

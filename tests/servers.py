@@ -1,10 +1,13 @@
 """Real WSGI servers in processes of their own, started as users start them."""
 
 import http.client
+import json
+import os
 import re
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,6 +38,8 @@ class Server:
 
     def stop(self):
         """Ask it to end, as a service manager does; give back its exit status."""
+        if self.process.returncode is not None:
+            return self.process.returncode
         self.process.terminate()
         status = self.process.wait(timeout=15)
         self._listener.join()
@@ -62,6 +67,53 @@ def serving(*command, cwd, env):
     )
     try:
         server = Server(process)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class Runner(Server):
+    """A started runner; `said` are the lines of its log, `logged` the same as objects."""
+
+    def _heard(self, line):
+        self.said.append(line)
+        found = json.loads(line) if line.startswith("{") else {}
+        return found.get("url") if found.get("event") == "serving" else None
+
+    def wait_until_ready(self, seconds=30):
+        """Give it time to execute something for the first time."""
+        end = time.monotonic() + seconds
+        while (status := self.send(path="/health/readiness")[0]) != 200:
+            if time.monotonic() > end:
+                raise AssertionError(f"not ready, {status}:\n" + "".join(self.said))
+            time.sleep(0.05)
+
+    @property
+    def logged(self):
+        return [json.loads(line) for line in self.said if line.startswith("{")]
+
+
+@contextmanager
+def runner(home, *options, wait=True, **env):
+    """Run `runnerwsgi runner` on a free port until the block ends.
+
+    *home* is its RUNNER_HOME; *env* are further variables, and nothing else of ours is set.
+    Unless told otherwise it is waited for until it is ready.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RUNNER_")}
+    command = [BIN / "runnerwsgi", "runner", "--port", "0", *options]
+    process = subprocess.Popen(
+        command, env=clean | {"RUNNER_HOME": str(home)} | env, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        server = Runner(process)
+        if wait:
+            server.wait_until_ready()
     except BaseException:
         process.kill()
         process.communicate()

@@ -26,18 +26,19 @@ FLOORS = (
         "routes",
         "wire",
         "browser",
+        "canary",
         "wit",
     ),
     # One noun each, from bytes on disk to requests and answers.
     (
         *("tar", "zstd", "database", "bundles", "stores", "installs", "access", "service_token"),
         *("timed", "lookup", "upstream", "client", "assets", "bulkhead", "leases"),
-        *("discovery", "logs", "wsgi"),
+        *("discovery", "logs", "wsgi", "files"),
     ),
     ("capabilities",),
     ("gateway",),
-    ("execute", "pages"),
-    ("middleware",),
+    ("execute", "pages", "self_test"),
+    ("middleware", "server"),
     ("cli", "testing"),
     ("__main__",),
 )

@@ -98,6 +98,4 @@ def _token(settings: Settings) -> ServiceToken:
     kept = token_file(settings.home)
     if settings.service_token_file is None and settings.service_token is None and kept.exists():
         return ServiceToken(file=kept)
-    if settings.service_token_file is not None:
-        return ServiceToken(file=settings.service_token_file)
-    return ServiceToken(settings.service_token)
+    return ServiceToken.from_settings(settings)

@@ -41,6 +41,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Run it": (
         Entry("execute", "calls", "Call an extension's handler from here."),
         Entry("serve", "serve", "Serve a WSGI application with its extensions."),
+        Entry("runner", "runner", "Run extensions for gateways elsewhere."),
         Entry("health", "calls", "Say how the backend is."),
     ),
     "Look inside": (

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +22,7 @@ from runnerwsgi.settings import Settings
 from . import output
 from .command import Command, wants_debug
 from .installs import page_url
+from .listener import listening, origin
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -81,10 +78,10 @@ def serve(target: str, host: str, port: int, threads: int, identify: str | None)
     wrapped = wrap(load(target), load(identify) if identify else None)
     with (
         closing(wrapped.middleware),
-        _server(wrapped.app, host, port, threads) as server,
+        listening(wrapped.app, host, port, threads=threads) as server,
         suppress(KeyboardInterrupt),  # one that comes before waitress is ready for it
     ):
-        _announce(wrapped, _origin(server, host))
+        _announce(wrapped, origin(server, host))
         server.run()
     output.note("Stopped.")
 
@@ -190,58 +187,13 @@ def wrap(app: Any, identify: Identify | None) -> Wrapped:
     return Wrapped(middleware, middleware)
 
 
-@contextmanager
-def _server(app: WSGIApplication, host: str, port: int, threads: int) -> Iterator[Any]:
-    from waitress import create_server  # type: ignore[import-untyped]  # it ships no types
-
-    try:
-        server = create_server(
-            app,
-            host=host,
-            port=port,
-            threads=threads,
-            ident="runnerwsgi",
-            clear_untrusted_proxy_headers=True,
-        )
-    except OSError as exc:
-        raise ConfigurationError(_not_bound(exc, host, port)) from exc
-    before = signal.signal(signal.SIGTERM, _on_term)
-    try:
-        yield server
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        server.close()
-
-
-def _on_term(number: int, frame: FrameType | None) -> NoReturn:
-    # waitress ends its threads on this as it does on Ctrl-C.
-    raise KeyboardInterrupt
-
-
-def _not_bound(exc: OSError, host: str, port: int) -> str:
-    if exc.errno == errno.EADDRINUSE:
-        return (
-            f"Port {port} on {host} is taken by another program: choose another one with --port, "
-            "or --port 0 for any free one."
-        )
-    if exc.errno == errno.EACCES:
-        return f"Port {port} needs more rights than yours: choose one above 1023 with --port."
-    return f"{host}:{port} cannot be listened on: {exc.strerror or exc}. Change --host or --port."
-
-
-def _origin(server: Any, host: str) -> str:
-    listening = getattr(server, "effective_listen", None) or [("", server.effective_port)]
-    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 # shown, not bound
-    return f"http://{f'[{name}]' if ':' in name else name}:{listening[0][1]}"
-
-
-def _announce(wrapped: Wrapped, origin: str) -> None:
+def _announce(wrapped: Wrapped, where: str) -> None:
     settings = wrapped.middleware.settings
-    output.say(f"Serving {origin}/ with {settings.threads} threads; Ctrl-C stops it.")
+    output.say(f"Serving {where}/ with {settings.threads} threads; Ctrl-C stops it.")
     for install in wrapped.middleware.installs.list():
         if url := page_url(install, settings):
-            where = url if "://" in url else origin + url
-            output.say(f"  {install.extension_id} for {install.tenant_id}: {where}")
+            page = url if "://" in url else where + url
+            output.say(f"  {install.extension_id} for {install.tenant_id}: {page}")
     sys.stdout.flush()
     if wrapped.middleware.identify is identify_nobody:
         output.warn(

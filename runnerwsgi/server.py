@@ -1,0 +1,349 @@
+"""RunnerServer: the runner's end of the protocol, around any gateway."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from . import access, files, headers, wire
+from ._version import __version__
+from .assets import Assets
+from .bulkhead import Bulkhead
+from .capabilities.remote import AskingBack
+from .errors import (
+    BadHeader,
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    NotFound,
+    Overloaded,
+    Refused,
+    RunnerError,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+from .logs import emit, emit_call
+from .protocol import ExecuteResponse, UiAsset
+from .self_test import SelfTest
+from .settings import Settings
+from .stores import open_store
+from .wsgi import Response, json_response, new_request_id, problem, read_body
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from .gateway import Gateway
+    from .protocol import ExecuteRequest
+    from .service_token import ServiceToken
+
+log = logging.getLogger(__name__)
+
+MARKER = f"runnerwsgi/{__version__}"
+MAX_TIMEOUT_MS = 600_000
+# Above what a body may have, in base64: headers, configuration and the rest of the request.
+REQUEST_ROOM = 1 << 20
+MAX_BUNDLE_BYTES = 16 * 1024
+# Threads that are kept for health, however many calls and files are asked for.
+FOR_HEALTH = 2
+FILE_WAIT_SECONDS = 1.0
+_INDEX = "index.html"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_DIGITS = re.compile(r"[0-9]{1,9}")
+_TEXT = ("Content-Type", "text/plain; charset=utf-8")
+_NO_STORE = ("Cache-Control", "no-store")
+
+
+class RunnerServer:
+    """A WSGI application that other gateways drive (protocol §1 to §3).
+
+    Example::
+
+        application = RunnerServer(Gateway.from_env(), settings, token=ServiceToken(file=path))
+
+    Args:
+        gateway: runs the calls.
+        settings: limits, threads and the bundle store; default: ``Settings()``.
+        token: without one, whoever reaches this server may execute.
+        every: seconds between two looks at itself.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        settings: Settings | None = None,
+        *,
+        token: ServiceToken | None = None,
+        every: float = 10.0,
+    ) -> None:
+        self.gateway = gateway
+        self.settings = settings = settings or Settings()
+        self.token = token
+        self._asking = AskingBack(settings)
+        self.test = SelfTest(gateway, every)
+        self.bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
+        reserved = settings.threads - settings.slots
+        self._file_slots = threading.BoundedSemaphore(max(1, reserved - FOR_HEALTH))
+        self._assets = Assets(open_store(settings).root, settings.max_asset_bytes)
+        self._max_request = settings.max_body_bytes * 4 // 3 + REQUEST_ROOM
+        self._started = time.monotonic()
+        self._draining = False
+        self._routes: Mapping[str, Callable[[WSGIEnvironment, str], Response]] = {
+            "/v1/execute": self._on_execute,
+            "/warmup": self._on_warm_up,
+            "/healthz": self._on_health,
+            "/health/readiness": self._on_readiness,
+            "/health/liveness": self._on_liveness,
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        self.test.start()
+        request_id = _request_id(environ)
+        try:
+            response = self._respond(environ, request_id)
+        except RunnerError as error:
+            response = self._refuse(error, environ, request_id)
+        except Exception as exc:
+            log.exception("internal error request_id=%s", request_id)
+            response = self._refuse(RunnerError(repr(exc)), environ, request_id)
+        response.headers += [("X-Runner", MARKER), ("X-Request-Id", request_id)]
+        return response(environ, start_response)
+
+    def drain(self) -> None:
+        """Be ready no more: the process is about to end. Calls that come are still answered."""
+        self._draining = True
+
+    def close(self) -> None:
+        """Close the gateway and end the self-test."""
+        self.test.close()
+        self._assets.close()
+        self._asking.close()
+        self.gateway.close()
+
+    def _respond(self, environ: WSGIEnvironment, request_id: str) -> Response:
+        path: str = environ.get("PATH_INFO") or ""
+        if path.startswith("/ext-ui/"):
+            return self._on_file(path.removeprefix("/ext-ui/"), environ)
+        route = self._routes.get(path)
+        if route is None:
+            raise NotFound("no route of a runner", detail="A runner has no such route.")
+        return route(environ, request_id)
+
+    def _on_execute(self, environ: WSGIEnvironment, request_id: str) -> Response:
+        files.only(environ, ("POST",))
+        self._check_token(environ)
+        started = time.monotonic()
+        request = self._parse(environ, request_id)
+        try:
+            with self.bulkhead.slot(request.context.extension_id):
+                response = self.gateway.execute(self._bounded(request, environ, started))
+        except (Refused, BodyTooLarge):
+            raise  # nothing was executed, and the transport has a status that says so
+        except RunnerError as error:
+            return self._ended(request, error, started)
+        emit_call(log, self.gateway.backend_name, request, response, _ms_since(started))
+        return _envelope(wire.response_to_json(response))
+
+    def _parse(self, environ: WSGIEnvironment, request_id: str) -> ExecuteRequest:
+        _check_json(environ)
+        body = read_body(environ, self._max_request)
+        try:
+            request = wire.request_from_json(body or b"")
+        except BadRequest as exc:
+            raise BadRequest(str(exc), detail=f"The call cannot be read: {exc}.") from exc
+        if len(request.http.body or b"") > self.settings.max_body_bytes:
+            raise BodyTooLarge(f"a body above {self.settings.max_body_bytes} bytes")
+        context = replace(request.context, request_id=request.context.request_id or request_id)
+        trace = environ.get("HTTP_TRACEPARENT", "")
+        request = replace(
+            request,
+            context=context,
+            idempotency_key=environ.get("HTTP_X_IDEMPOTENCY_KEY"),
+            traceparent=trace if _TRACEPARENT.fullmatch(trace) else None,
+        )
+        return replace(request, capabilities=self._asking.of(request))
+
+    def _bounded(
+        self, request: ExecuteRequest, environ: WSGIEnvironment, started: float
+    ) -> ExecuteRequest:
+        """The call with what is left of its time: the smaller of its limit and the caller's."""
+        given = environ.get("HTTP_X_RUNNER_DEADLINE_MS", "")
+        if given and not _DIGITS.fullmatch(given):
+            raise BadHeader("X-Runner-Deadline-Ms is not a number of milliseconds")
+        allowed = min(int(given) if given else MAX_TIMEOUT_MS, MAX_TIMEOUT_MS)
+        left = min(allowed - int(_ms_since(started)), request.limits.timeout_ms)
+        if left <= 0:
+            raise DeadlineExceeded("the caller's time was over before the call began")
+        return replace(request, limits=replace(request.limits, timeout_ms=left))
+
+    def _ended(self, request: ExecuteRequest, error: RunnerError, started: float) -> Response:
+        outcome = wire.outcome_of(error)
+        response = ExecuteResponse(error.status, outcome=outcome, error=str(error))
+        emit_call(log, self.gateway.backend_name, request, response, _ms_since(started))
+        return _envelope(wire.error_to_json(error))
+
+    def _on_warm_up(self, environ: WSGIEnvironment, request_id: str) -> Response:
+        files.only(environ, ("POST",))
+        self._check_token(environ)
+        _check_json(environ)
+        try:
+            bundle = wire.bundle_from_json(read_body(environ, MAX_BUNDLE_BYTES) or b"")
+        except BadRequest as exc:
+            raise BadRequest(str(exc), detail=f"The bundle cannot be read: {exc}.") from exc
+        with self.bulkhead.slot(bundle.extension_id):
+            done = self.gateway.warm_up(bundle)
+        emit(
+            log,
+            logging.INFO,
+            "warm_up",
+            request_id=request_id,
+            tenant_id=bundle.tenant_id,
+            extension_id=bundle.extension_id,
+            content_hash=bundle.content_hash,
+            compiled=done.compiled,
+            duration_ms=done.ms,
+        )
+        return _envelope(wire.warm_up_to_json(done))
+
+    def _on_health(self, environ: WSGIEnvironment, request_id: str) -> Response:
+        files.only(environ, files.READ)
+        health = self.test.health()
+        status = "unavailable" if self._draining else health.status
+        answer: dict[str, Any] = {"status": status}
+        if self._has_token(environ):
+            answer["checks"] = dict(health.checks)
+            answer["runner"] = self._about()
+        return json_response(503 if status == "unavailable" else 200, answer)
+
+    def _on_readiness(self, environ: WSGIEnvironment, request_id: str) -> Response:
+        files.only(environ, files.READ)
+        if self._draining:
+            return Response(503, [_TEXT, _NO_STORE], b"stopping\n")
+        if not self.test.ready:
+            return Response(503, [_TEXT, _NO_STORE], b"not ready\n")
+        return Response(200, [_TEXT, _NO_STORE], b"ready\n")
+
+    def _on_liveness(self, environ: WSGIEnvironment, request_id: str) -> Response:
+        files.only(environ, files.READ)
+        if self.test.hangs:
+            return Response(503, [_TEXT, _NO_STORE], b"hangs\n")
+        return Response(200, [_TEXT, _NO_STORE], b"alive\n")
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "image": os.environ.get("RUNNER_IMAGE"),
+            "revision": os.environ.get("RUNNER_REVISION"),
+            "uptime_s": int(time.monotonic() - self._started),
+            "backend": self.gateway.backend_name,
+            "threads": self.settings.threads,
+            "slots": self.bulkhead.slots,
+            "running": self.bulkhead.in_use,
+            "refused": self.bulkhead.refused,
+            "plugins": self.gateway.metadata(),
+        }
+
+    def _on_file(self, rest: str, environ: WSGIEnvironment) -> Response:
+        # Servers decode once; a colon that was encoded twice on its way is still a colon.
+        name = files.parse(rest.replace("%3A", ":", 1).replace("%3a", ":", 1))
+        files.only(environ, files.READ)
+        headers.check_request(headers.of_environ(environ))
+        access.check_asset_site(environ)
+        tenant = _tenant(environ)
+        with self._file_slot():
+            try:
+                return self._file(tenant, name, environ, files.IMMUTABLE)
+            except NotFound:
+                if not files.is_navigation(environ, name.path):
+                    raise
+                return self._file(tenant, replace(name, path=_INDEX), environ, "no-cache")
+
+    def _file(
+        self, tenant: str, name: files.FileName, environ: WSGIEnvironment, caching: str
+    ) -> Response:
+        url = self.gateway.resolve_ui_url(
+            UiAsset(tenant, name.extension_id, name.content_hash, name.path)
+        )
+        asset = self._assets.load(url, name.path, None, self.settings.timeout_ms / 1000)
+        policy = headers.page_policy(("allow-scripts",), self.settings.public_origins)
+        head = [*headers.ISOLATION, ("Content-Security-Policy", policy)]
+        return files.respond(asset, caching, head, environ)
+
+    @contextmanager
+    def _file_slot(self) -> Iterator[None]:
+        if not self._file_slots.acquire(timeout=FILE_WAIT_SECONDS):
+            raise Overloaded("every thread for UI files is in use")
+        try:
+            yield
+        finally:
+            self._file_slots.release()
+
+    def _check_token(self, environ: WSGIEnvironment) -> None:
+        if not self._has_token(environ):
+            raise Unauthenticated(
+                "no service token, or another one",
+                detail="Send this runner's token as X-Runner-Service-Token.",
+            )
+
+    def _has_token(self, environ: WSGIEnvironment) -> bool:
+        token = self.token.current() if self.token else None
+        if token is None:
+            return True
+        given: str = environ.get("HTTP_X_RUNNER_SERVICE_TOKEN", "")
+        return hmac.compare_digest(given.encode("latin-1"), token.reveal().encode("latin-1"))
+
+    def _refuse(self, error: RunnerError, environ: WSGIEnvironment, request_id: str) -> Response:
+        emit(
+            log,
+            logging.ERROR if error.status >= 500 else logging.INFO,
+            "refused",
+            backend=self.gateway.backend_name,
+            request_id=request_id,
+            tenant_id=environ.get("HTTP_X_ALGA_TENANT"),
+            extension_id=environ.get("HTTP_X_ALGA_EXTENSION"),
+            status=error.status,
+            code=error.code,
+            method=environ.get("REQUEST_METHOD"),
+            path=environ.get("PATH_INFO"),
+            error=error,
+        )
+        return problem(error, request_id, self.gateway.backend_name)
+
+
+def _request_id(environ: WSGIEnvironment) -> str:
+    """The caller's, so that both logs have the same; a new one where it cannot be that."""
+    given: str = environ.get("HTTP_X_REQUEST_ID", "")
+    usable = 0 < len(given) <= 128 and given.isascii() and given.isprintable()
+    return given if usable else new_request_id()
+
+
+def _check_json(environ: WSGIEnvironment) -> None:
+    media: str = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise UnsupportedMediaType("not application/json", detail="Send application/json.")
+
+
+def _tenant(environ: WSGIEnvironment) -> str:
+    """Whose bundle it is, for stores that keep bundles by tenant; the bytes are public."""
+    asked = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=100).get("tenant", [""])
+    tenant: str = environ.get("HTTP_X_TENANT_ID") or asked[0] or "default"
+    if len(tenant) > 256 or not tenant.isprintable() or "/" in tenant or tenant in (".", ".."):
+        raise BadRequest("no tenant can be called that")
+    return tenant
+
+
+def _envelope(body: bytes) -> Response:
+    return Response(200, [("Content-Type", "application/json"), _NO_STORE], body)
+
+
+def _ms_since(started: float) -> float:
+    return (time.monotonic() - started) * 1000
