@@ -157,7 +157,7 @@ class Upstream:
             raise self._lost(exc) from exc
 
     def close(self) -> None:
-        """Close the idle connections, and keep none from now on: exchanges may still be under way."""
+        """Close the idle connections, and keep no other: exchanges may still be under way."""
         self._limit = 0
         self._drop_idle()
 
