@@ -1,20 +1,14 @@
 """UI files: from the bundle store or a real server, capped, timed, checked, cached."""
 
 import hashlib
-import socket
 import socketserver
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from peers import self_signed, unused_port
 from support import answer_with, http_server
 
 from runnerwsgi.assets import Assets
@@ -62,12 +56,6 @@ def raw_server(*chunks, pause=0.0):
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def unused_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_verified_file_is_kept_and_its_etag_is_its_content(assets):
@@ -197,26 +185,6 @@ def test_silence_after_a_part_ends_at_the_same_deadline(assets):
 def test_a_refused_connection_is_unreachable_and_no_timeout(assets):
     with pytest.raises(BackendUnreachable):
         assets.load(f"http://127.0.0.1:{unused_port()}/", "a.html", None, 5)
-
-
-def self_signed(folder):
-    """A certificate for 127.0.0.1 and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file = folder / "server.pem"
-    file.write_bytes(key.private_bytes(*private) + certificate.public_bytes(Encoding.PEM))
-    return file
 
 
 @pytest.mark.parametrize("trusted", [True, False], ids=["a known authority", "an unknown one"])
