@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runnerwsgi.service_token import ServiceToken
-from runnerwsgi.settings import Setting, Settings, path, read, text
+from runnerwsgi.settings import Setting, Settings, integer, matching, path, read, text
 
 if TYPE_CHECKING:
     from .backend import DockerBackend
@@ -19,6 +20,14 @@ __all__ = ["SETTINGS", "plugin"]
 
 DEFAULT_HOST = "http://127.0.0.1:8085"
 DEFAULT_BASE = "python:3.12-slim"
+
+
+def cpus(value: str) -> float:
+    """A number of processors, such as ``1.5``."""
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,2})?", value) or not float(value):
+        raise ValueError("use a number such as 1.5")
+    return float(value)
+
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -52,6 +61,38 @@ SETTINGS: tuple[Setting, ...] = (
         owner="docker",
         shown="the package index",
     ),
+    Setting(
+        "RUNNER_DOCKER_CONTAINER",
+        matching(
+            re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,200}"),
+            "use a name of letters, digits, dots, dashes and underscores",
+        ),
+        "extension-runner",
+        "Name of the container; the names of its networks and its volume begin with it.",
+        owner="docker",
+    ),
+    Setting(
+        "RUNNER_DOCKER_MEMORY",
+        matching(re.compile(r"[0-9]{1,12}[bkmg]?"), "use a size such as 512m or 2g"),
+        "2g",
+        "Memory of the container, all calls together; above it the kernel ends the runner.",
+        owner="docker",
+    ),
+    Setting(
+        "RUNNER_DOCKER_CPUS",
+        cpus,
+        None,
+        "Processors that the container may use, such as `1.5`.",
+        owner="docker",
+        shown="2, or one where there is no more",
+    ),
+    Setting(
+        "RUNNER_DOCKER_PIDS",
+        integer(16, 1_000_000),
+        256,
+        "Threads and processes that the container may have.",
+        owner="docker",
+    ),
 )
 
 
@@ -83,7 +124,7 @@ def plugin(env: Mapping[str, str]) -> DockerBackend:
     variable = "RUNNER_DOCKER_HOST" if host or not settings.base_url else "RUNNER_BASE_URL"
     client = RunnerClient(
         host or settings.base_url or DEFAULT_HOST,
-        _token(settings),
+        service_token(settings),
         variable=variable,
         max_response_bytes=settings.max_response_bytes,
         callback_base=settings.callback_base or f"unix:{callback_folder(settings.home)}",
@@ -94,7 +135,8 @@ def plugin(env: Mapping[str, str]) -> DockerBackend:
     return DockerBackend(client)
 
 
-def _token(settings: Settings) -> ServiceToken:
+def service_token(settings: Settings) -> ServiceToken:
+    """The token that is set, or else the one that `runnerwsgi docker up` has made."""
     kept = token_file(settings.home)
     if settings.service_token_file is None and settings.service_token is None and kept.exists():
         return ServiceToken(file=kept)

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 def register(group: click.Group) -> None:
     """Add the commands to *group*."""
-    from . import build
+    from . import build, verbs
 
-    group.add_command(build.build)
-    group.add_command(build.wheels)
+    for command in (
+        *(verbs.up, verbs.down, verbs.restart),
+        *(verbs.status, verbs.logs),
+        *(build.build, build.wheels, verbs.watch, verbs.compose),
+    ):
+        group.add_command(command)

@@ -66,6 +66,15 @@ def requirements() -> tuple[str, ...]:
     return tuple(found)
 
 
+def folders() -> tuple[Path, ...]:
+    """Where the files are that it is made of."""
+    return tuple(place(package) for package in _names(_installed()))
+
+
+def _names(dist: Distribution) -> list[str]:
+    return sorted((dist.read_text("top_level.txt") or NAME).split())
+
+
 def _installed() -> Distribution:
     try:
         return distribution(NAME)
@@ -78,7 +87,7 @@ def _installed() -> Distribution:
 
 def _packages(dist: Distribution) -> Iterator[tuple[str, bytes]]:
     """Every file of our packages, sorted by name."""
-    for package in sorted((dist.read_text("top_level.txt") or NAME).split()):
+    for package in _names(dist):
         top = place(package)
         for path in sorted(top.rglob("*")):
             parts = path.relative_to(top).parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -83,17 +83,22 @@ def fault(text: str) -> None:
 
 
 @contextmanager
-def working(text: str) -> Iterator[None]:
-    """Show on stderr that something takes its time: a spinner, or one line in a pipe."""
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr that something takes its time: a spinner, or one line in a pipe.
+
+    What it gives is told how far one is, and shows that beside the spinner.
+    """
     from rich.console import Console
+    from rich.text import Text
 
     terminal = Console(stderr=True, highlight=False, markup=False)
     if not terminal.is_terminal:
         note(f"{text} …")
-        yield
+        yield lambda detail: None
         return
-    with terminal.status(f"{text} …"):
-        yield
+    with terminal.status(Text(f"{text} …")) as status:
+        room = max(0, terminal.width - len(text) - 6)
+        yield lambda detail: status.update(Text(f"{text} … {visible(detail)[:room]}"))
 
 
 def visible(text: str) -> str:
