@@ -98,6 +98,11 @@ class Database:
         """The URL without its password, for messages."""
         return self.url.render_as_string(hide_password=True)
 
+    def exists(self) -> bool:
+        """Whether there may be something to read: False for an SQLite file that is not there."""
+        path = _path(self.url)
+        return not _is_sqlite(self.url) or (path is not None and path.exists())
+
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """A transaction that writes: committed at the end, rolled back by an exception.

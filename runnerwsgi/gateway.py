@@ -76,9 +76,9 @@ class Gateway:
         found = (backend, *plugins)
         called = (*names, *(_name_of(plugin) for plugin in found[len(names) :]))
         self.backend_name = called[0]
-        self._manager = pluggy.PluginManager(hookspecs.NAME)
-        self._manager.add_hookspecs(hookspecs)
+        self._manager = _new_manager()
         self._pages: Pages | None = None
+        self._successor: Callable[[], Gateway] | None = None
         # The backend goes first: pluggy asks the last one registered first, so observers wrap it.
         for plugin, name in zip(found, called, strict=True):
             self._register(plugin, name)
@@ -175,6 +175,8 @@ class Gateway:
 
     def warm_up(self, bundle: Bundle) -> WarmUp:
         """Make a bundle ready ahead of its first call; nothing where the backend needs nothing."""
+        if self._successor is not None:
+            return self._successor().warm_up(bundle)
         if not self._manager.hook.runner_warm_up.get_hookimpls():
             return WarmUp(compiled=False, ms=0)
         return self._ask("runner_warm_up", WarmUp, bundle=bundle)
@@ -194,6 +196,9 @@ class Gateway:
             raise IdentityUnavailable(
                 f"{self._culprit(exc)}: runner_authorize raised {exc!r}"
             ) from exc
+        if self._successor is not None:
+            # Looked at afterwards: no answer of a closed gateway's may pass for consent.
+            self._successor().authorize(principal, install, method, path)
         if any(answer is False for answer in answers):
             raise Forbidden("a plugin denied the call")
         if any(answer is not True for answer in answers):
@@ -201,8 +206,10 @@ class Gateway:
 
     def metadata(self) -> dict[str, Mapping[str, Any]]:
         """What each plugin says of itself, by plugin name."""
+        if self._successor is not None:
+            return self._successor().metadata()
         found: dict[str, Mapping[str, Any]] = {}
-        for name, ask in self._each("runner_metadata"):
+        for name, ask in _each(self._manager, "runner_metadata"):
             try:
                 found[name] = ask()
             except Exception as exc:
@@ -235,13 +242,23 @@ class Gateway:
 
     def close(self) -> None:
         """Let every plugin release what it opened, whatever another raises. Safe to call twice."""
-        for name, close in reversed(list(self._each("runner_close"))):
+        closing, self._manager = self._manager, _new_manager()
+        for name, close in reversed(list(_each(closing, "runner_close"))):
             try:
                 close()
             except Exception:
                 log.exception("%s: runner_close failed", name)
-        for plugin in self._manager.get_plugins():
-            self._manager.unregister(plugin)
+
+    def hand_over(self, current: Callable[[], Gateway]) -> None:
+        """Close, and pass whatever is still asked of this object to the gateway in use then.
+
+        An application may have kept it from an earlier request's environ.
+
+        Args:
+            current: gives the gateway that is in use when it is called.
+        """
+        self._successor = current
+        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -263,6 +280,8 @@ class Gateway:
             raise BadRunnerResponse(
                 f"{self._culprit(exc)}: {hook} raised {type(exc).__name__}: {exc}"
             ) from exc
+        if answer is None and self._successor is not None:
+            return self._successor()._ask(hook, expected, **arguments)
         if not isinstance(answer, expected):
             raise BadRunnerResponse(
                 f"{self._answering(hook)}: {hook} returned {type(answer).__name__}; "
@@ -318,7 +337,7 @@ class Gateway:
 
     def _capabilities(self) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
         merged: dict[str, dict[str, Callable[..., Any]]] = {}
-        for name, provide in self._each("runner_capabilities"):
+        for name, provide in _each(self._manager, "runner_capabilities"):
             for interface, functions in _provided(name, provide).items():
                 known = merged.setdefault(interface, {})
                 if twice := known.keys() & functions.keys():
@@ -328,11 +347,6 @@ class Gateway:
                     )
                 known.update(functions)
         return merged
-
-    def _each(self, hook: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """The implementation of each plugin that has *hook*, with the plugin's name."""
-        for impl in getattr(self._manager.hook, hook).get_hookimpls():
-            yield impl.plugin_name, cast("Callable[[], Any]", impl.function)
 
     def _culprit(self, exc: BaseException) -> str:
         """The plugin whose hook an exception came through: pluggy does not say."""
@@ -348,6 +362,18 @@ class Gateway:
             culprit = owners.get(step.tb_frame.f_code, culprit)
             step = step.tb_next
         return culprit
+
+
+def _new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.NAME)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _each(manager: pluggy.PluginManager, hook: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The implementation of each plugin that has *hook*, with the plugin's name."""
+    for impl in getattr(manager.hook, hook).get_hookimpls():
+        yield impl.plugin_name, cast("Callable[[], Any]", impl.function)
 
 
 def _named(env: Mapping[str, str]) -> list[tuple[str, str]]:

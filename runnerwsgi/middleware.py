@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from . import access, capabilities, paths
+from . import access, capabilities, paths, switch
 from .assets import Assets
 from .bulkhead import Bulkhead
 from .errors import RunnerError
 from .execute import Handlers
-from .gateway import Gateway
 from .installs import Installs
-from .leases import Leases
+from .leases import Lease, Leases
 from .logs import emit
 from .pages import ExtensionPages
 from .settings import Settings
 from .stores import open_store
+from .switch import Switch
+from .switchboard import Switchboard
 from .wsgi import Response, new_request_id, problem
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .gateway import Gateway
+
 log = logging.getLogger(__name__)
+
+# How much longer than a call may take a replaced gateway is kept for those who still use it.
+RETIRE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,9 @@ class RunnerMiddleware:
         self._prefixes = (settings.mount, settings.execute_mount)
         self.gateway = gateway
         self._services = Leases(self._service(gateway))
+        self._retired: list[Lease[Service]] = []
+        self._switchboard = Switchboard(self.installs.database)
+        self._switch = Switch(self._switchboard, gateway.backend_name, gateway, self._take_over)
 
     @classmethod
     def from_env(
@@ -88,12 +98,23 @@ class RunnerMiddleware:
     ) -> Self:
         """Wrap *app* as the ``RUNNER_*`` variables say.
 
+        Its backend can be changed while it runs, by ``runnerwsgi switch``.
+
         Raises:
             ConfigurationError: with every fault of the environment, told together.
         """
-        env = os.environ if env is None else env
-        settings, gateway = Gateway.configure(env)
-        return cls(app, gateway, identify=identify, settings=settings)
+        env = dict(os.environ if env is None else env)
+        settings, gateway, number = switch.begin(env)
+        made = cls(app, gateway, identify=identify, settings=settings)
+        made._switch = Switch(
+            made._switchboard,
+            settings.backend,
+            gateway,
+            made._take_over,
+            lambda backend: switch.load(settings, env, backend),
+            number,
+        )
+        return made
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request of ours, hand every other one to the application (PEP 3333)."""
@@ -107,6 +128,9 @@ class RunnerMiddleware:
 
     def close(self) -> None:
         """Close the gateway, its backend and every connection."""
+        self._switch.close()
+        for lease in tuple(self._retired):
+            lease.value.gateway.close()
         self.gateway.close()
         self._assets.close()
         self.installs.close()
@@ -120,7 +144,26 @@ class RunnerMiddleware:
         gateway.serve_pages(pages)
         return Service(gateway, {settings.mount: pages, settings.execute_mount: handlers})
 
+    def _take_over(self, gateway: Gateway) -> None:
+        """Answer with *gateway* from the next request on."""
+        retired = self._services.replace(self._service(gateway))
+        self._retired.append(retired)
+        self.gateway = gateway
+        threading.Thread(
+            target=self._retire, args=(retired,), name="runnerwsgi-retire", daemon=True
+        ).start()
+
+    def _retire(self, retired: Lease[Service]) -> None:
+        """Close a replaced gateway once the last request that began with it has its answer."""
+        limit = self.settings.timeout_ms / 1000 + RETIRE_S
+        backend = retired.value.gateway.backend_name
+        if not self._services.wait(retired, limit):
+            emit(log, logging.WARNING, "backend_closed_in_use", backend=backend, after_s=limit)
+        retired.value.gateway.hand_over(lambda: self.gateway)
+        self._retired.remove(retired)
+
     def _respond(self, mount: str, rest: str, environ: WSGIEnvironment) -> Response:
+        self._switch.tick()
         # A request keeps the gateway that it began with, whatever takes over meanwhile.
         with self._services.hold() as service:
             return self._answer(service, mount, rest, environ)

@@ -32,12 +32,12 @@ FLOORS = (
     # One noun each, from bytes on disk to requests and answers.
     (
         *("tar", "zstd", "database", "bundles", "stores", "installs", "access", "service_token"),
-        *("timed", "lookup", "upstream", "client", "assets", "bulkhead", "leases"),
+        *("timed", "lookup", "upstream", "client", "assets", "bulkhead", "leases", "switchboard"),
         *("discovery", "logs", "wsgi", "files"),
     ),
     ("capabilities",),
     ("gateway",),
-    ("execute", "pages", "self_test"),
+    ("execute", "pages", "self_test", "switch"),
     ("middleware", "server"),
     ("cli", "testing"),
     ("__main__",),

@@ -42,6 +42,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("execute", "calls", "Call an extension's handler from here."),
         Entry("serve", "serve", "Serve a WSGI application with its extensions."),
         Entry("runner", "runner", "Run extensions for gateways elsewhere."),
+        Entry("switch", "switch", "Change the backend of the running application."),
         Entry("health", "calls", "Say how the backend is."),
     ),
     "Look inside": (
