@@ -70,7 +70,7 @@ FIRST_RESULT = {"runner_execute", "runner_resolve_ui_url", "runner_health", "run
 COMMANDS = {
     *("new", "build", "pack"),
     *("install", "uninstall", "installs"),
-    *("execute", "serve", "runner", "health"),
+    *("execute", "serve", "runner", "switch", "health"),
     *("plugins", "env", "doctor"),
 }
 
