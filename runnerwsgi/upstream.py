@@ -12,11 +12,12 @@ import os
 import re
 import select
 import socket
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .origins import Origin
 
 IDLE_SECONDS = 15.0
+MAX_UNIX_PATH = 107 if sys.platform == "linux" else 103
 MAX_FIELDS = 64
 MAX_BLOCK_BYTES = 32 * 1024
 USER_AGENT = f"runnerwsgi/{__version__}"
@@ -392,6 +394,25 @@ def _connector(place: Origin | Path, tls: ssl.SSLContext | None) -> Callable[[fl
     # A hundred authorities take 20 ms to read: only who speaks TLS pays, and once.
     context = cache(lambda: tls or _default_tls())
     return lambda deadline: _Connection(_open(place, context, deadline))
+
+
+@contextmanager
+def unix_address(path: Path) -> Iterator[str]:
+    """What ``bind`` and ``connect`` take for the socket *path*, while the block runs.
+
+    The kernel takes 107 bytes; a longer path is named by its open folder, where there is Linux.
+
+    Raises:
+        OSError: the folder cannot be opened, or no such name is short enough either.
+    """
+    if len(os.fsencode(path)) <= MAX_UNIX_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def _open_unix(path: Path, deadline: float) -> socket.socket:

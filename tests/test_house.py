@@ -33,11 +33,11 @@ FLOORS = (
     (
         *("tar", "zstd", "database", "bundles", "stores", "installs", "access", "service_token"),
         *("timed", "lookup", "upstream", "client", "assets", "bulkhead", "leases", "switchboard"),
-        *("discovery", "logs", "wsgi", "files"),
+        *("discovery", "logs", "wsgi", "files", "sockets", "claims"),
     ),
     ("capabilities",),
     ("gateway",),
-    ("execute", "pages", "self_test", "switch"),
+    ("execute", "pages", "callbacks", "self_test", "switch"),
     ("middleware", "server"),
     ("cli", "testing"),
     ("__main__",),
