@@ -18,6 +18,7 @@ from .errors import (
     BackendUnreachable,
     BadRunnerResponse,
     BodyTooLarge,
+    BundleUnavailable,
     ConfigurationError,
     DeadlineExceeded,
     OutcomeUnknown,
@@ -284,6 +285,8 @@ class RunnerClient:
             raise BadRunnerResponse("the runner does not take our service token")
         if answer.status in (429, 503) and MARKER in answer.headers:
             raise _refusal(answer)
+        if MARKER in answer.headers and _code_of(answer) == BundleUnavailable.code:
+            raise BundleUnavailable("the runner cannot get the bundle, or not run it")
         raise BadRunnerResponse(f"the runner answered {answer.status} to the call")
 
 
@@ -395,8 +398,13 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _code_of(answer: Answer) -> str:
+    """The code of the error that a runner of ours has answered with."""
+    return str(_json_object(answer.body).get("code"))
+
+
 def _refusal(answer: Answer) -> Refused:
-    kind = _REFUSALS.get(str(_json_object(answer.body).get("code")), Overloaded)
+    kind = _REFUSALS.get(_code_of(answer), Overloaded)
     given = answer.headers.get("retry-after", "")
     after = int(given) if given.isascii() and given.isdigit() and len(given) < 5 else 1
     return kind("the runner said so", retry_after=after)

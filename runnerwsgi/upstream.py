@@ -136,23 +136,21 @@ class Upstream:
         deadline = time.monotonic() + timeout
         block = self._block(headers, body)
         again = method in ("GET", "HEAD") if repeatable is None else repeatable
-        phase = "connect"
+        connection: _Connection | None = None
         try:
             connection = self._take() or self._open(deadline)
-            phase = "send"
             try:
                 response = connection.ask(method, target, block, body, deadline)
             except _Stale as stale:
                 connection.close()
                 if not (connection.uses and (again or not stale.sent)):
                     raise
-                phase = "connect"
+                connection = None
                 connection = self._open(deadline)
-                phase = "send"
                 response = connection.ask(method, target, block, body, deadline)
-            phase = "read"
             return self._finish(connection, response, method, max_bytes)
         except TimeoutError as exc:
+            phase = connection.phase if connection else "connect"
             text = _TIMEOUT_WORDS.format(timeout, phase, f"upstream={self.place}")
             raise DeadlineExceeded(text) from exc
         except _Stale as exc:
@@ -286,11 +284,12 @@ class _Stale(Exception):
 
 
 class _Connection:
-    """A connected socket, and how often it was used."""
+    """A connected socket, how often it was used, and whether it sends or reads."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.uses = 0
+        self.phase = "send"
         self.timed = TimedSocket(sock, 0)
         self._rested_at = 0.0
 
@@ -308,7 +307,7 @@ class _Connection:
             _Stale: the connection was lost before that.
             TimeoutError: the deadline is over; the connection is closed.
         """
-        self.timed = TimedSocket(self.sock, deadline)
+        self.timed, self.phase = TimedSocket(self.sock, deadline), "send"
         sender = http.client.HTTPConnection("upstream")
         sender.auto_open = 0
         sender.sock = self.timed
@@ -317,6 +316,7 @@ class _Connection:
                 self._send(sender, method, target, block, body)
             except _Stale as stale:
                 return self._early(sender, stale)
+            self.phase = "read"
             return self._head(sender)
         except BaseException:
             self.close()
