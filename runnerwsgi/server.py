@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MARKER = f"runnerwsgi/{__version__}"
+MARK = ("X-Runner", f"runnerwsgi/{__version__}")
 MAX_TIMEOUT_MS = 600_000
 # Above what a body may have, in base64: headers, configuration and the rest of the request.
 REQUEST_ROOM = 1 << 20
@@ -93,7 +93,7 @@ class RunnerServer:
         reserved = settings.threads - settings.slots
         self._file_slots = threading.BoundedSemaphore(max(1, reserved - FOR_HEALTH))
         self._assets = Assets(open_store(settings).root, settings.max_asset_bytes)
-        self._max_request = settings.max_body_bytes * 4 // 3 + REQUEST_ROOM
+        self.max_request_bytes = settings.max_body_bytes * 4 // 3 + REQUEST_ROOM
         self._started = time.monotonic()
         self._draining = False
         self._routes: Mapping[str, Callable[[WSGIEnvironment, str], Response]] = {
@@ -115,7 +115,7 @@ class RunnerServer:
         except Exception as exc:
             log.exception("internal error request_id=%s", request_id)
             response = self._refuse(RunnerError(repr(exc)), environ, request_id)
-        response.headers += [("X-Runner", MARKER), ("X-Request-Id", request_id)]
+        response.headers += [MARK, ("X-Request-Id", request_id)]
         return response(environ, start_response)
 
     def drain(self) -> None:
@@ -155,7 +155,7 @@ class RunnerServer:
 
     def _parse(self, environ: WSGIEnvironment, request_id: str) -> ExecuteRequest:
         _check_json(environ)
-        body = read_body(environ, self._max_request)
+        body = read_body(environ, self.max_request_bytes)
         try:
             request = wire.request_from_json(body or b"")
         except BadRequest as exc:
@@ -249,7 +249,7 @@ class RunnerServer:
             "slots": self.bulkhead.slots,
             "running": self.bulkhead.in_use,
             "refused": self.bulkhead.refused,
-            "plugins": self.gateway.metadata(),
+            "plugins": self.test.plugins,
         }
 
     def _on_file(self, rest: str, environ: WSGIEnvironment) -> Response:
@@ -274,7 +274,10 @@ class RunnerServer:
             UiAsset(tenant, name.extension_id, name.content_hash, name.path)
         )
         asset = self._assets.load(url, name.path, None, self.settings.timeout_ms / 1000)
-        policy = headers.page_policy(("allow-scripts",), self.settings.public_origins)
+        # Who frames a file on its runner's own origin is not known unless we are told.
+        origins = self.settings.public_origins
+        words = ("allow-scripts",)
+        policy = headers.page_policy(words, origins) if origins else headers.SANDBOX
         head = [*headers.ISOLATION, ("Content-Security-Policy", policy)]
         return files.respond(asset, caching, head, environ)
 
