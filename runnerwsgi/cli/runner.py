@@ -26,6 +26,7 @@ DEFAULT_THREADS = 16
 RESERVED_THREADS = 6
 DEFAULT_GRACE = 30
 MAX_CONNECTIONS = 1000
+MAX_HEADER_BYTES = 64 * 1024
 # Gateways keep idle connections; the runner must not be the first to close one.
 IDLE_SECONDS = 120
 # What a runner is where nothing else is said: it executes here, and machines read its log.
@@ -106,12 +107,13 @@ def _serve(server: RunnerServer, host: str, port: int, grace: int) -> int:
         connection_limit=MAX_CONNECTIONS,
         # What is a little too large is read and refused in our words; more is cut off.
         max_request_body_size=4 * room,
+        max_request_header_size=MAX_HEADER_BYTES,
         # Requests and answers stay in memory: a full disk must not fail a call.
         inbuf_overflow=4 * room,
         outbuf_overflow=4 * room,
     ) as listener:
-        server.test.start()
         logs.emit(log, logging.INFO, "serving", url=listener.origin, threads=threads)
+        server.test.start()
         return listener.run()
 
 
