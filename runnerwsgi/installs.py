@@ -248,6 +248,34 @@ class Installs:
         self._reload()
         return removed
 
+    def copy(self, install: Install, other: Installs) -> None:
+        """Write an install as it is, with id, age and secrets, into another database.
+
+        Args:
+            install: one of these.
+            other: must have the same key; what it has under this tenant and extension stays.
+
+        Raises:
+            StorageError: a database failed, or *other* has this extension; nothing was changed.
+        """
+        with self.database.connect() as connection:
+            rows = [
+                (table, dict(row._mapping))
+                for table in (_installs, _secrets)
+                for row in connection.execute(
+                    sa.select(table).where(table.c.install_id == install.install_id)
+                )
+            ]
+
+        def work(connection: Connection) -> None:
+            number = advance(connection, _GENERATION)
+            for table, row in rows:
+                fields = {"generation": number} if table is _installs else {}
+                connection.execute(table.insert(), row | fields)
+
+        other.database.write(work)
+        other._reload()
+
     def secret(self, install_id: str, key: str) -> str | None:
         """One secret of an install, decrypted; None when there is none of this name.
 

@@ -2,6 +2,7 @@ import logging
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -156,6 +157,20 @@ def test_a_secret_copied_to_another_install_does_not_open(installs):
         connection.execute(table.update().where(of_poor).values(sealed=sealed))
     with pytest.raises(SecretsUnavailable):
         installs.secret(poor.install_id, "key")
+
+
+def test_an_install_is_copied_as_it_is(installs, tmp_path):
+    installs.add("acme", "acme.other", HASH, manifest())
+    given = {"config": {"unit": "h"}, "grants": ["cap:storage.kv"], "secrets": {"key": CANARY}}
+    one = installs.add("acme", "acme.hello", HASH, manifest(), **given)
+    (tmp_path / "scratch").mkdir()
+    database = Database(f"sqlite:///{tmp_path}/scratch/copy.db")
+    with closing(Installs(database, installs.vault)) as scratch:
+        installs.copy(one, scratch)
+        assert scratch.list() == (one,)
+        assert scratch.secret(one.install_id, "key") == CANARY
+        with pytest.raises(StorageError):
+            installs.copy(one, scratch)
 
 
 def test_uninstalling_takes_the_secrets_along(installs):
