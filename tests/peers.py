@@ -87,8 +87,11 @@ class Peer:
     def __init__(self, listener):
         self.requests = []
         self.connections = 0
-        name = listener.getsockname()
-        self.port = name[1] if isinstance(name, tuple) else None
+        self._listener = listener
+
+    @property
+    def port(self):
+        return self._listener.getsockname()[1]
 
     @property
     def url(self):

@@ -57,8 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_DOCKER_WHEELS",
         path,
         None,
-        "Folder of wheels to build the image from, where containers reach no package index; filled "
-        "by this machine's pip when it is empty.",
+        "Folder of wheels to build the image from, where containers reach no package index.",
         owner="docker",
         shown="the package index",
     ),

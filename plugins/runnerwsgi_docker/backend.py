@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from runnerwsgi import hookimpl
@@ -54,8 +53,16 @@ class DockerBackend:
         Raises:
             RunnerError: the runner could not be asked; the message says what was found there.
         """
-        with self._advised():
+        try:
             return self._client.execute(request)
+        except BackendUnreachable as exc:
+            kind = {"name": "no-name", "lost": "starting"}.get(exc.reason, exc.reason)
+            raise BackendUnreachable(f"{self._advice(kind)} ({exc})", reason=exc.reason) from exc
+        except BadRunnerResponse as exc:
+            state = self._client.state(wait=0)
+            if state.kind in ("wrong-token", "no-runner"):
+                raise BadRunnerResponse(f"{self._advice(state.kind)} ({exc})") from exc
+            raise
 
     @hookimpl
     def runner_resolve_ui_url(self, asset: UiAsset) -> str:
@@ -65,8 +72,7 @@ class DockerBackend:
     @hookimpl
     def runner_warm_up(self, bundle: Bundle) -> WarmUp:
         """Have the runner make the bundle ready."""
-        with self._advised():
-            return self._client.warm_up(bundle, WARM_UP_SECONDS)
+        return self._client.warm_up(bundle, WARM_UP_SECONDS)
 
     @hookimpl
     def runner_health(self) -> Health:
@@ -80,7 +86,7 @@ class DockerBackend:
     def runner_metadata(self) -> Mapping[str, Any]:
         """Image, version and uptime, as the runner reports them."""
         state = self._client.state()
-        return {**state.about, "address": self._client.base, "state": state.kind}
+        return {"address": self._client.base, "state": state.kind, **state.about}
 
     @hookimpl
     def runner_close(self) -> None:
@@ -93,20 +99,6 @@ class DockerBackend:
         from .commands import register
 
         register(group)
-
-    @contextmanager
-    def _advised(self) -> Iterator[None]:
-        """Say with an error what was found at the container's address, and what to do about it."""
-        try:
-            yield
-        except BackendUnreachable as exc:
-            kind = {"name": "no-name", "lost": "starting"}.get(exc.reason, exc.reason)
-            raise BackendUnreachable(f"{self._advice(kind)} ({exc})", reason=exc.reason) from exc
-        except BadRunnerResponse as exc:
-            kind = self._client.state(wait=0).kind
-            if kind not in ("wrong-token", "no-runner"):
-                raise
-            raise BadRunnerResponse(f"{self._advice(kind)} ({exc})") from exc
 
     def _advice(self, kind: str) -> str:
         text = ADVICE.get(kind, ADVICE["refused"])

@@ -46,6 +46,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
         Entry("health", "calls", "Say how the backend is."),
     ),
     "Look inside": (
+        Entry("parity", "parity", "Compare an extension's answers on several backends."),
         Entry("plugins", "about", "List the installed plugins."),
         Entry("env", "about", "List every setting and where its value comes from."),
         Entry("doctor", "doctor", "Check settings, engine, store, database and port."),

@@ -20,6 +20,7 @@ from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.headers import is_token, is_value
 from runnerwsgi.hookspecs import hookimpl
 from runnerwsgi.middleware import RunnerMiddleware
+from runnerwsgi.parity import Sample, to_line
 from runnerwsgi.protocol import METHODS, ExecuteResponse
 from runnerwsgi.settings import Settings
 
@@ -58,6 +59,10 @@ class Observer(logging.Handler):
         """Keep the answer of a call, and pass it on."""
         self.response = yield
         return self.response
+
+    def forget(self) -> None:
+        """Be ready for another call."""
+        self.response = self.refusal = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the error that the middleware answered with."""
@@ -141,6 +146,12 @@ def parse_data(ctx: click.Context, param: click.Parameter, text: str | None) -> 
 @tenant_option
 @click.option("--user", default="local", show_default=True, help="Who calls; empty for nobody.")
 @click.option("--role", "roles", multiple=True, help="A role of the caller, such as admin.")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also append the request to FILE, for `runnerwsgi parity`.",
+)
 @json_option
 @click.pass_context
 def execute(
@@ -153,6 +164,7 @@ def execute(
     tenant: str,
     user: str,
     roles: tuple[str, ...],
+    record: Path | None,
 ) -> None:
     """Call the handler of EXTENSION, as the application's pages would.
 
@@ -170,10 +182,14 @@ def execute(
         install = find(known, tenant, extension)
         with gateway_of(settings, observer) as gateway:
             middleware = RunnerMiddleware(
-                _nothing, gateway, identify=lambda _: principal, installs=known, settings=settings
+                nothing, gateway, identify=lambda _: principal, installs=known, settings=settings
             )
             address = f"{settings.execute_mount}/{extension}{path}"
             answer = call(middleware, address, method.upper(), headers, data)
+    if record:
+        sample = Sample(method.upper(), path, tuple(headers), data, user, roles)
+        with record.open("a", encoding="utf-8") as file:
+            file.write(f"{to_line(sample)}\n")
     (_print_json if wants_json() else _print)(answer, observer)
     if answer.status >= 500:
         for concern in not_granted(install):
@@ -182,7 +198,7 @@ def execute(
         ctx.exit(1)
 
 
-def _nothing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+def nothing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """The application around the extension: an empty one."""
     start_response("404 Not Found", [("Content-Length", "0")])
     return []
@@ -200,7 +216,10 @@ def call(
 
     builder = EnvironBuilder(path=address, method=method, headers=list(headers), data=data)
     try:
-        body, status, found = run_wsgi_app(middleware, builder.get_environ(), buffered=True)
+        environ = builder.get_environ()
+        if data is not None:  # an empty body is a body, too, which the builder does not know
+            environ["CONTENT_LENGTH"] = str(len(data))
+        body, status, found = run_wsgi_app(middleware, environ, buffered=True)
     finally:
         builder.close()
     return Answer(int(status.split()[0]), list(found), b"".join(body))

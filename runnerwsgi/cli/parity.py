@@ -1,0 +1,260 @@
+"""`parity`: whether an extension answers alike on several backends."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runnerwsgi.access import Principal
+from runnerwsgi.database import Database
+from runnerwsgi.errors import ConfigurationError
+from runnerwsgi.gateway import Gateway
+from runnerwsgi.installs import Installs
+from runnerwsgi.manifest import Manifest
+from runnerwsgi.middleware import RunnerMiddleware
+from runnerwsgi.parity import (
+    FILE,
+    Difference,
+    Sample,
+    Seen,
+    differences,
+    generated,
+    read_samples,
+    varying,
+)
+from runnerwsgi.protocol import Bundle
+from runnerwsgi.settings import Settings
+
+from . import output
+from .calls import Observer, call, nothing
+from .command import Command, json_option, wants_json
+from .installs import find, installs_of, tenant_option
+
+if TYPE_CHECKING:
+    from runnerwsgi.installs import Install
+
+MAX_CELL = 60
+
+
+def parse_backends(ctx: click.Context, param: click.Parameter, text: str) -> tuple[str, ...]:
+    """``--backends wasm,docker``: the first is what the others are compared with."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise click.BadParameter("name two or more backends, each once, such as wasm,docker.")
+    return names
+
+
+@click.command(cls=Command)
+@click.argument("extension")
+@click.option(
+    "--backends",
+    required=True,
+    callback=parse_backends,
+    metavar="NAME,NAME…",
+    help="The backends; the first is what the others are compared with.",
+)
+@click.option(
+    "--requests",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"Recorded requests, one JSON object a line; {FILE} in an extension's folder is found.",
+)
+@click.option("--recorded-only", is_flag=True, help="Try no generated requests.")
+@tenant_option
+@json_option
+@click.pass_context
+def parity(
+    ctx: click.Context,
+    extension: str,
+    backends: tuple[str, ...],
+    path: Path | None,
+    recorded_only: bool,
+    tenant: str,
+) -> None:
+    """Compare how EXTENSION, its id or its folder, answers on several backends.
+
+    Sends recorded requests, and such as its manifest suggests, to each backend in turn and
+    compares status, outcome, headers, body and log lines. The install is the tenant's; what is
+    stored goes to a database of its own that is thrown away. What the extension sends out with
+    http.fetch is really sent, and plugins are really asked. What differs each time by itself,
+    such as times and new ids, is found out by asking the first backend twice, and left out.
+    Exit status 1 when there are differences.
+    """
+    settings = Settings.from_env(os.environ)
+    name, path = _located(extension, path)
+    recorded = read_samples(path) if path else []
+    with installs_of(settings) as known:
+        install = find(known, tenant, name)
+        samples = [*recorded, *(() if recorded_only else generated(install.manifest))]
+        if not samples:
+            raise ConfigurationError(
+                "There is nothing to compare: name a file of requests with --requests, or leave "
+                "--recorded-only out."
+            )
+        runs = [
+            _tried(backend, samples, install, known, settings)
+            for backend in (*backends, backends[0])
+        ]
+    found = list(_compared(samples, backends, runs))
+    moving = _moving(samples, runs)
+    _report(name, backends, samples, found, moving)
+    if found:
+        ctx.exit(1)
+
+
+def _located(extension: str, path: Path | None) -> tuple[str, Path | None]:
+    """The extension's id, and the file of recorded requests."""
+    folder = Path(extension)
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return extension, path
+    name = Manifest.from_json(manifest.read_bytes()).name
+    return name, path or (folder / FILE if (folder / FILE).is_file() else None)
+
+
+def _tried(
+    backend: str, samples: Sequence[Sample], install: Install, known: Installs, settings: Settings
+) -> list[Seen]:
+    """What one backend answers to every request, beginning with nothing stored."""
+    observer, kept, seen = Observer(), dict[str, str](), []
+    with (
+        output.working(f"Asking {backend}"),
+        observer.listening(),
+        _scratch(install, known, settings) as installs,
+        _gateway(backend, settings, observer) as gateway,
+        closing(_Asker(gateway, observer, installs, settings, install)) as ask,
+    ):
+        gateway.warm_up(Bundle(install.tenant_id, install.extension_id, install.content_hash))
+        for sample in samples:
+            answer, body = ask(sample.filled(kept))
+            kept |= sample.kept(body)
+            seen.append(answer)
+    return seen
+
+
+@contextmanager
+def _scratch(install: Install, known: Installs, settings: Settings) -> Iterator[Installs]:
+    """A database with this install alone, and nothing stored; gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="runnerwsgi-parity-") as folder:
+        database = Database(f"sqlite:///{folder}/parity.db")
+        with closing(Installs(database, known.vault)) as scratch:
+            known.copy(install, scratch)
+            yield scratch
+
+
+@contextmanager
+def _gateway(backend: str, settings: Settings, observer: Observer) -> Iterator[Gateway]:
+    env = {**os.environ, "RUNNER_BACKEND": backend}
+    with Gateway.load(replace(settings, backend=backend), env, observer) as gateway:
+        gateway.probe()  # one error that says why, rather than a table full of it
+        yield gateway
+
+
+class _Asker:
+    """Sends requests through a middleware around one backend, one after the other."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        observer: Observer,
+        installs: Installs,
+        settings: Settings,
+        install: Install,
+    ) -> None:
+        self._observer = observer
+        self._tenant = install.tenant_id
+        self._mount = f"{settings.execute_mount}/{install.extension_id}"
+        self._principal: Principal | None = None
+        self._middleware = RunnerMiddleware(
+            nothing,
+            gateway,
+            identify=lambda _: self._principal,
+            installs=installs,
+            settings=settings,
+        )
+
+    def __call__(self, sample: Sample) -> tuple[Seen, bytes | None]:
+        """What comes back, as it is compared, and the answer's body."""
+        self._principal = Principal(
+            self._tenant,
+            sample.user or None,
+            frozenset(sample.roles),
+            user_name=sample.user,
+            credential="bearer",
+        )
+        self._observer.forget()
+        address = self._mount + sample.path
+        answer = call(self._middleware, address, sample.method, sample.headers, sample.body)
+        response, refusal = self._observer.response, self._observer.refusal
+        request_id = dict(answer.headers)["X-Request-Id"]
+        code = refusal.code if refusal else None
+        seen = Seen.of(answer.status, code, response, request_id)
+        return seen, response.body if response else None
+
+    def close(self) -> None:
+        """Close the middleware."""
+        self._middleware.close()
+
+
+def _compared(
+    samples: Sequence[Sample], backends: Sequence[str], runs: Sequence[Sequence[Seen]]
+) -> Iterator[Difference]:
+    first, *others, again = runs
+    for number, sample in enumerate(samples):
+        for backend, seen in zip(backends[1:], others, strict=True):
+            yield from differences(
+                sample.label, backend, first[number], seen[number], again[number]
+            )
+
+
+def _moving(samples: Sequence[Sample], runs: Sequence[Sequence[Seen]]) -> Mapping[str, list[str]]:
+    """What is not compared, by request: it changes by itself."""
+    pairs = zip(samples, runs[0], runs[-1], strict=True)
+    found = {sample.label: sorted(varying(first, again)) for sample, first, again in pairs}
+    return {label: names for label, names in found.items() if names}
+
+
+def _report(
+    extension: str,
+    backends: Sequence[str],
+    samples: Sequence[Sample],
+    found: Sequence[Difference],
+    moving: Mapping[str, list[str]],
+) -> None:
+    if wants_json():
+        output.print_json(
+            {
+                "extension": extension,
+                "backends": list(backends),
+                "requests": [sample.label for sample in samples],
+                "differences": [asdict(each) for each in found],
+                "varying": moving,
+            }
+        )
+        return
+    if found:
+        rows = (
+            (each.request, each.field, _cell(each.expected), each.backend, _cell(each.found))
+            for each in found
+        )
+        output.print_table(("request", "differs in", backends[0], "backend", "there"), rows)
+    if moving:
+        count = output.counted(sum(map(len, moving.values())), "value")
+        output.note(f"Not compared: {count} of another content each time; --json names them.")
+    told = output.counted(len(found), "difference") if found else "no difference"
+    tried = output.counted(len(samples), "request")
+    output.say(f"{extension} on {' and '.join(backends)}: {told} in {tried}.")
+
+
+def _cell(text: str | None) -> Any:
+    if text is None:
+        return "(nothing)"
+    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1]}…"
