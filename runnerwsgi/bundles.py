@@ -328,7 +328,9 @@ class BundleStore:
             try:
                 status = folder.stat()
             except FileNotFoundError:
-                raise BundleUnavailable(f"{content_hash} is not in {self.root}") from None
+                raise BundleUnavailable(
+                    f"{content_hash} is not in {self.root}", missing=True
+                ) from None
             return _load(folder, status.st_ino, status.st_mtime_ns)
 
     def fetch(self, bundle: Bundle, timeout: float | None = None) -> StoredBundle:

@@ -18,6 +18,7 @@ from .errors import (
     BackendUnreachable,
     BadRunnerResponse,
     BodyTooLarge,
+    BundleUnavailable,
     ConfigurationError,
     DeadlineExceeded,
     OutcomeUnknown,
@@ -138,7 +139,11 @@ class RunnerClient:
         self.base = base.rstrip("/")
         self.origin, self._prefix = parse_base(self.base, variable)
         if token.current() is not None and not allow_insecure:
-            _check_private(self.origin, variable)
+            _check_private(self.origin, variable, "the service token")
+        if callback_base is not None and not callback_base.startswith("unix:"):
+            origin, _ = parse_base(callback_base, "RUNNER_CALLBACK_BASE", "a gateway")
+            if not allow_insecure:
+                _check_private(origin, "RUNNER_CALLBACK_BASE", "the tokens of calls")
         self._token = token
         self._max_envelope = max_response_bytes * 4 // 3 + ENVELOPE_ROOM
         self._callback_base = callback_base
@@ -280,6 +285,8 @@ class RunnerClient:
             raise BadRunnerResponse("the runner does not take our service token")
         if answer.status in (429, 503) and MARKER in answer.headers:
             raise _refusal(answer)
+        if MARKER in answer.headers and _code_of(answer) == BundleUnavailable.code:
+            raise BundleUnavailable("the runner cannot get the bundle, or not run it")
         raise BadRunnerResponse(f"the runner answered {answer.status} to the call")
 
 
@@ -391,31 +398,36 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _code_of(answer: Answer) -> str:
+    """The code of the error that a runner of ours has answered with."""
+    return str(_json_object(answer.body).get("code"))
+
+
 def _refusal(answer: Answer) -> Refused:
-    kind = _REFUSALS.get(str(_json_object(answer.body).get("code")), Overloaded)
+    kind = _REFUSALS.get(_code_of(answer), Overloaded)
     given = answer.headers.get("retry-after", "")
     after = int(given) if given.isascii() and given.isdigit() and len(given) < 5 else 1
     return kind("the runner said so", retry_after=after)
 
 
-def parse_base(base: str, variable: str) -> tuple[Origin, str]:
-    """Origin and path of a runner's address.
+def parse_base(base: str, variable: str, peer: str = "a runner") -> tuple[Origin, str]:
+    """Origin and path of a peer's address.
 
     Raises:
-        ConfigurationError: it is no strict http(s) URL, or one that no runner may have.
+        ConfigurationError: it is no strict http(s) URL, or one that no *peer* may have.
     """
     try:
         parsed = parse_http_url(base)
     except ValueError as exc:
         raise ConfigurationError(
-            f"{variable} is not the address of a runner: {exc}. Write it as "
+            f"{variable} is not the address of {peer}: {exc}. Write it as "
             "http://127.0.0.1:8085 or https://runner.example.com."
         ) from exc
     prefix = parsed.target.rstrip("/")
     address = parsed.origin.address
     if "?" in prefix or (address is not None and inner_kind(address) in _NEVER):
         raise ConfigurationError(
-            f"{variable}: a runner cannot be at {parsed.origin}{prefix.partition('?')[0]}: use an "
+            f"{variable}: {peer} cannot be at {parsed.origin}{prefix.partition('?')[0]}: use an "
             "address without a query that is neither link-local nor multicast."
         )
     return parsed.origin, prefix
@@ -435,7 +447,7 @@ _PRIVATE = frozenset({"loopback", "private", "shared by a carrier (CGNAT)"})
 _LOCAL_NAMES = (".local", ".internal", ".localhost", ".svc", ".home.arpa", ".lan", ".test")
 
 
-def _check_private(origin: Origin, variable: str) -> None:
+def _check_private(origin: Origin, variable: str, what: str) -> None:
     """A token goes in the clear only where nobody else listens (security §3)."""
     address = origin.address
     near = (
@@ -445,6 +457,6 @@ def _check_private(origin: Origin, variable: str) -> None:
     )
     if origin.scheme == "http" and not near:
         raise ConfigurationError(
-            f"{variable}: the service token would go in the clear to {origin.host}: use https, or "
-            "set RUNNER_ALLOW_INSECURE=1."
+            f"{variable}: {what} would go in the clear to {origin.host}: use https, or set "
+            "RUNNER_ALLOW_INSECURE=1."
         )

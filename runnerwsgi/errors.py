@@ -304,11 +304,19 @@ class BadRunnerResponse(UpstreamError):
 
 
 class BundleUnavailable(UpstreamError):
-    """The bundle is missing, unreachable or of another hash."""
+    """The bundle is missing, unreachable or of another hash.
+
+    Attributes:
+        missing: its store was asked, and does not have it.
+    """
 
     code = "bundle-unavailable"
     title = "Bundle unavailable"
     advice = "The extension's bundle is missing or damaged. Install it again."
+
+    def __init__(self, message: str = "", *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class GuestTrap(UpstreamError):

@@ -13,6 +13,7 @@ from . import access, headers, paths
 from .capabilities import Call, HostCapabilities
 from .errors import BadHeader, DeadlineExceeded, MethodNotAllowed, NotFound
 from .logs import emit_call
+from .origins import narrow_egress
 from .protocol import (
     METHODS,
     OUTCOME_ERRORS,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from .bulkhead import Bulkhead
-    from .capabilities import Functions
+    from .capabilities import Door, Functions
     from .gateway import Gateway
     from .installs import Install, Installs
     from .settings import Settings
@@ -56,6 +57,7 @@ class Handlers:
         functions: the host functions of guests, by interface and function.
         settings: mounts and limits.
         bulkhead: slots for calls; a gateway that takes over from this one shares them.
+        door: where a runner that is elsewhere asks for a guest.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class Handlers:
         functions: Functions,
         settings: Settings,
         bulkhead: Bulkhead,
+        door: Door | None = None,
     ) -> None:
         self.gateway = gateway
         self.identify = identify
         self.installs = installs
         self.functions = functions
         self.settings = settings
+        self.door = door
         self.bulkhead = bulkhead
 
     def respond(self, rest: str, environ: WSGIEnvironment, request_id: str) -> Response:
@@ -128,6 +132,7 @@ class Handlers:
             request_id=request_id,
             user=user,
             principal=principal,
+            timeout=timeout_ms / 1000,
             egress=install.egress,
             routes=install.routes,
         )
@@ -147,9 +152,10 @@ class Handlers:
             limits=Limits(timeout_ms, install.memory_mb or self.settings.memory_mb),
             providers=install.grants,
             user=user,
-            egress=install.egress,
+            # A runner has no list of the operator's: what it gets is bounded already.
+            egress=narrow_egress(install.egress, self.settings.egress_allow),
             idempotency_key=key and _scoped(key, install, principal, http),
-            capabilities=HostCapabilities(call, install.grants, self.functions),
+            capabilities=HostCapabilities(call, install.grants, self.functions, self.door),
         )
 
     def _time_left(self, install: Install, started: float) -> int:

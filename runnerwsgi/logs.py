@@ -100,13 +100,16 @@ def _json(value: Any) -> Any:
 
 
 def configure(settings: Settings) -> None:
-    """Send our records to stderr as configured. Programs call it; the library never does."""
+    """Send our records and the server's to stderr as configured. Only programs call it."""
     handler = logging.StreamHandler(sys.stderr)
     form = "%(levelname)s %(name)s: %(message)s"
     handler.setFormatter(
         JsonFormatter() if settings.log_format == "json" else logging.Formatter(form)
     )
-    logger = logging.getLogger("runnerwsgi")
-    logger.handlers[:] = [handler]
-    logger.setLevel(settings.log_level.upper())
-    logger.propagate = False
+    for name in ("runnerwsgi", "waitress"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(settings.log_level.upper())
+        logger.propagate = False
+    # A line for each request that waits a moment would hide the rest; slots say what is too much.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from . import access, capabilities, paths, switch
 from .assets import Assets
 from .bulkhead import Bulkhead
+from .callbacks import Callbacks
 from .errors import RunnerError
 from .execute import Handlers
 from .installs import Installs
@@ -40,11 +41,11 @@ class Service:
     """One gateway and the surfaces that answer with it.
 
     Attributes:
-        surfaces: who answers under which mount: pages and handlers.
+        surfaces: who answers under which mount: pages, handlers, questions.
     """
 
     gateway: Gateway
-    surfaces: Mapping[str, ExtensionPages | Handlers]
+    surfaces: Mapping[str, ExtensionPages | Handlers | Callbacks]
 
 
 class RunnerMiddleware:
@@ -82,7 +83,9 @@ class RunnerMiddleware:
         self.identify = identify or access.identifier(settings)
         self._assets = Assets(open_store(settings).root, settings.max_asset_bytes, settings.fetches)
         self._bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
-        self._prefixes = (settings.mount, settings.execute_mount)
+        self._callbacks = Callbacks(self.installs, settings, self._on_question)
+        # The first that fits counts: questions come to a place below the pages'.
+        self._prefixes = (self._callbacks.path, settings.mount, settings.execute_mount)
         self.gateway = gateway
         self._services = Leases(self._service(gateway))
         self._retired: list[Lease[Service]] = []
@@ -132,6 +135,7 @@ class RunnerMiddleware:
         for lease in tuple(self._retired):
             lease.value.gateway.close()
         self.gateway.close()
+        self._callbacks.close()
         self._assets.close()
         self.installs.close()
 
@@ -139,10 +143,28 @@ class RunnerMiddleware:
         """What answers with *gateway*; shares with its predecessor what is the process's."""
         settings, identify, installs = self.settings, self.identify, self.installs
         functions = capabilities.functions(self.app, installs, settings, gateway.capabilities)
+        callbacks = self._callbacks.answering(functions)
         pages = ExtensionPages(gateway, identify, installs, self._assets, settings)
-        handlers = Handlers(gateway, identify, installs, functions, settings, self._bulkhead)
+        handlers = Handlers(
+            gateway, identify, installs, functions, settings, self._bulkhead, callbacks
+        )
         gateway.serve_pages(pages)
-        return Service(gateway, {settings.mount: pages, settings.execute_mount: handlers})
+        return Service(
+            gateway,
+            {
+                callbacks.path: callbacks,
+                settings.mount: pages,
+                settings.execute_mount: handlers,
+            },
+        )
+
+    def _on_question(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """Answer on a socket of our own, where nothing but questions is served."""
+        path = self._callbacks.path
+        rest = paths.under(path, environ.get("PATH_INFO") or "") or ""
+        return self._respond(path, rest, environ)(environ, start_response)
 
     def _take_over(self, gateway: Gateway) -> None:
         """Answer with *gateway* from the next request on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -12,6 +13,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from itertools import product
 
 from .errors import ConfigurationError
 
@@ -185,6 +187,12 @@ class EgressEntry:
             return origin.host.endswith("." + self.origin.host)
         return origin.host == self.origin.host
 
+    def covers(self, other: EgressEntry) -> bool:
+        """Whether it allows whatever *other* allows."""
+        if not other.subdomains:
+            return self.allows(other.origin)
+        return self.subdomains and (self.origin == other.origin or self.allows(other.origin))
+
     def __str__(self) -> str:
         star = "*." if self.subdomains else ""
         return f"{self.origin.scheme}://{star}{self.origin.authority}"
@@ -207,6 +215,27 @@ def parse_egress_entry(text: str) -> EgressEntry:
         return _entry(found)
     except ValueError as exc:
         raise ConfigurationError(f"{text[:120]!r} is not an egress entry: {exc}.") from exc
+
+
+@lru_cache(maxsize=256)
+def narrow_egress(entries: tuple[str, ...], bound: tuple[str, ...]) -> tuple[str, ...]:
+    """The entries of a list that allows what both lists allow.
+
+    Example::
+
+        narrow_egress(("https://*.example.com",), ("https://api.example.com",))
+        # ('https://api.example.com',)
+
+    Raises:
+        ConfigurationError: an entry is none.
+    """
+    pairs = product(map(parse_egress_entry, entries), map(parse_egress_entry, bound))
+    both = [one if other.covers(one) else other for one, other in pairs if _meet(one, other)]
+    return tuple(dict.fromkeys(map(str, both)))
+
+
+def _meet(one: EgressEntry, other: EgressEntry) -> bool:
+    return one.covers(other) or other.covers(one)
 
 
 def _entry(found: re.Match[str]) -> EgressEntry:

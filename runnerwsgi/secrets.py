@@ -118,6 +118,19 @@ class Vault:
             )
         return str(value)
 
+    def derive(self, purpose: str) -> tuple[bytes, ...]:
+        """Keys for another purpose than sealing: one for each of the file's, in their order.
+
+        Raises:
+            StorageError: the key file can be neither read nor made.
+            ConfigurationError: the key file holds something else.
+        """
+        if not self.key_file.exists():
+            _create_key(self.key_file)
+        self._keys()
+        lines = _read_lines(self.key_file)
+        return tuple(hmac.digest(line, purpose.encode(), "sha256") for line in lines)
+
     def _keys(self) -> Any:
         # Read once: the file changes only when an operator changes keys and restarts.
         if self._box is None:
@@ -130,16 +143,21 @@ def _read_keys(file: Path) -> Any:
     from cryptography.fernet import Fernet, MultiFernet
 
     try:
-        return MultiFernet([Fernet(line) for line in file.read_bytes().split()])
-    except OSError as exc:
-        raise StorageError(
-            f"The key file {file} cannot be read: {exc.strerror}. "
-            "Give it to the user that runs the gateway."
-        ) from exc
+        return MultiFernet([Fernet(line) for line in _read_lines(file)])
     except ValueError as exc:
         raise ConfigurationError(
             f"The key file {file} holds something else than keys: "
             "restore it from a backup, or remove it and install the secrets again."
+        ) from exc
+
+
+def _read_lines(file: Path) -> list[bytes]:
+    try:
+        return file.read_bytes().split()
+    except OSError as exc:
+        raise StorageError(
+            f"The key file {file} cannot be read: {exc.strerror}. "
+            "Give it to the user that runs the gateway."
         ) from exc
 
 

@@ -7,9 +7,9 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .errors import BackendStarting, RunnerError
+from .errors import RunnerError
 from .logs import emit
 from .protocol import Health
 
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EVERY = 10.0
-# Until it has executed once, it is tried more often: somebody waits for that.
-EVERY_AT_START = 1.0
+EVERY_SECONDS = 10.0
+# Until it has executed once it is tried more often: somebody waits for that.
+AT_START_SECONDS = 1.0
 CANARY_MS = 5000
-# A test that takes this long hangs, and whoever can restart the process should.
-HANGS_AFTER = 60.0
+# A look that takes this long hangs, and whoever can restart the process should.
+HANGS_AFTER_SECONDS = 60.0
 
-_STARTING = Health("unavailable", {"canary": "not executed yet"})
+_NOT_YET = Health("unavailable", {"canary": "not executed yet"})
 
 
 class SelfTest:
     """Asks the backend how it is and has it execute the canary, every ten seconds.
+
+    One look that fails makes a runner that could execute ``degraded``, a second one in a row
+    ``unavailable``: a machine that is busy for a moment is not a broken one.
 
     Example::
 
@@ -42,15 +45,16 @@ class SelfTest:
         every: seconds between two looks.
     """
 
-    def __init__(self, gateway: Gateway, every: float = EVERY) -> None:
+    def __init__(self, gateway: Gateway, every: float = EVERY_SECONDS) -> None:
         self.gateway = gateway
         self.every = every
-        self._health = _STARTING
-        self._ready = False
-        self._began = time.monotonic()
+        self.plugins: Mapping[str, Any] = {}
+        self._health = _NOT_YET
+        self._failed = True
+        self._began = 0.0
         self._pid: int | None = None
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._closed = threading.Event()
 
     def start(self) -> None:
         """Begin, in a thread of this process; once, however often it is called."""
@@ -58,13 +62,13 @@ class SelfTest:
             return
         with self._lock:
             if self._pid != os.getpid():
-                self._pid = os.getpid()
                 self._began = time.monotonic()
+                self._pid = os.getpid()
                 threading.Thread(target=self._run, name="runnerwsgi-test", daemon=True).start()
 
     def close(self) -> None:
-        """End it."""
-        self._ended.set()
+        """Look no more."""
+        self._closed.set()
 
     def health(self) -> Health:
         """What was found last."""
@@ -75,27 +79,29 @@ class SelfTest:
     @property
     def ready(self) -> bool:
         """Whether the runner can execute."""
-        return self._ready and not self.hangs
+        return self.health().status != "unavailable"
 
     @property
     def hangs(self) -> bool:
-        """Whether a test has begun and does not end."""
-        return self._pid == os.getpid() and time.monotonic() - self._began > HANGS_AFTER
+        """Whether a look has begun and does not end."""
+        began = self._began
+        return self._pid == os.getpid() and time.monotonic() - began > HANGS_AFTER_SECONDS
 
     def _run(self) -> None:
         while True:
             self._began = time.monotonic()
             self._take(self._look())
-            if self._ended.wait(self.every if self._ready else EVERY_AT_START):
+            if self._closed.wait(self.every if self.ready else min(self.every, AT_START_SECONDS)):
                 return
 
     def _look(self) -> Health:
         try:
+            self.plugins = self.gateway.metadata()
             told = self.gateway.health()
-            checks: Mapping[str, str] = {**told.checks, "canary": self._canary()}
-            return Health(told.status, checks)
-        except BackendStarting as exc:
-            return Health("unavailable", {"canary": f"the backend is starting: {exc}"})
+        except Exception as exc:  # whatever it is, the next look must come
+            return Health("unavailable", {"backend": repr(exc)})
+        try:
+            return Health(told.status, {**told.checks, "canary": self._canary()})
         except RunnerError as exc:
             return Health("unavailable", {**told.checks, "canary": str(exc)})
 
@@ -106,7 +112,11 @@ class SelfTest:
         return f"executed in {(time.monotonic() - started) * 1000:.1f} ms"
 
     def _take(self, found: Health) -> None:
+        failed = found.status == "unavailable"
+        if failed and not self._failed:
+            found = Health("degraded", found.checks)
+        self._failed = failed
         if found.status != self._health.status:
-            emit(log, logging.INFO, "health", status=found.status, **found.checks)
+            level = logging.INFO if found.status == "ok" else logging.WARNING
+            emit(log, level, "health", status=found.status, **found.checks)
         self._health = found
-        self._ready = found.status != "unavailable"

@@ -23,6 +23,7 @@ from .errors import (
     BadHeader,
     BadRequest,
     BodyTooLarge,
+    BundleUnavailable,
     DeadlineExceeded,
     NotFound,
     Overloaded,
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MARKER = f"runnerwsgi/{__version__}"
+MARK = ("X-Runner", f"runnerwsgi/{__version__}")
+# What settings allow a gateway of ours at most; a foreign one gets no more.
 MAX_TIMEOUT_MS = 600_000
+MAX_MEMORY_MB = 4096
 # Above what a body may have, in base64: headers, configuration and the rest of the request.
 REQUEST_ROOM = 1 << 20
 MAX_BUNDLE_BYTES = 16 * 1024
@@ -56,7 +59,7 @@ MAX_BUNDLE_BYTES = 16 * 1024
 FOR_HEALTH = 2
 FILE_WAIT_SECONDS = 1.0
 _INDEX = "index.html"
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
 _NO_STORE = ("Cache-Control", "no-store")
@@ -93,7 +96,7 @@ class RunnerServer:
         reserved = settings.threads - settings.slots
         self._file_slots = threading.BoundedSemaphore(max(1, reserved - FOR_HEALTH))
         self._assets = Assets(open_store(settings).root, settings.max_asset_bytes)
-        self._max_request = settings.max_body_bytes * 4 // 3 + REQUEST_ROOM
+        self.max_request_bytes = settings.max_body_bytes * 4 // 3 + REQUEST_ROOM
         self._started = time.monotonic()
         self._draining = False
         self._routes: Mapping[str, Callable[[WSGIEnvironment, str], Response]] = {
@@ -115,7 +118,7 @@ class RunnerServer:
         except Exception as exc:
             log.exception("internal error request_id=%s", request_id)
             response = self._refuse(RunnerError(repr(exc)), environ, request_id)
-        response.headers += [("X-Runner", MARKER), ("X-Request-Id", request_id)]
+        response.headers += [MARK, ("X-Request-Id", request_id)]
         return response(environ, start_response)
 
     def drain(self) -> None:
@@ -142,10 +145,12 @@ class RunnerServer:
         files.only(environ, ("POST",))
         self._check_token(environ)
         started = time.monotonic()
+        allowed_ms = _deadline_ms(environ)
         request = self._parse(environ, request_id)
         try:
             with self.bulkhead.slot(request.context.extension_id):
-                response = self.gateway.execute(self._bounded(request, environ, started))
+                bounded = _bounded(request, allowed_ms - int(_ms_since(started)))
+                response = self.gateway.execute(bounded)
         except (Refused, BodyTooLarge):
             raise  # nothing was executed, and the transport has a status that says so
         except RunnerError as error:
@@ -155,7 +160,7 @@ class RunnerServer:
 
     def _parse(self, environ: WSGIEnvironment, request_id: str) -> ExecuteRequest:
         _check_json(environ)
-        body = read_body(environ, self._max_request)
+        body = read_body(environ, self.max_request_bytes)
         try:
             request = wire.request_from_json(body or b"")
         except BadRequest as exc:
@@ -171,19 +176,6 @@ class RunnerServer:
             traceparent=trace if _TRACEPARENT.fullmatch(trace) else None,
         )
         return replace(request, capabilities=self._asking.of(request))
-
-    def _bounded(
-        self, request: ExecuteRequest, environ: WSGIEnvironment, started: float
-    ) -> ExecuteRequest:
-        """The call with what is left of its time: the smaller of its limit and the caller's."""
-        given = environ.get("HTTP_X_RUNNER_DEADLINE_MS", "")
-        if given and not _DIGITS.fullmatch(given):
-            raise BadHeader("X-Runner-Deadline-Ms is not a number of milliseconds")
-        allowed = min(int(given) if given else MAX_TIMEOUT_MS, MAX_TIMEOUT_MS)
-        left = min(allowed - int(_ms_since(started)), request.limits.timeout_ms)
-        if left <= 0:
-            raise DeadlineExceeded("the caller's time was over before the call began")
-        return replace(request, limits=replace(request.limits, timeout_ms=left))
 
     def _ended(self, request: ExecuteRequest, error: RunnerError, started: float) -> Response:
         outcome = wire.outcome_of(error)
@@ -249,12 +241,11 @@ class RunnerServer:
             "slots": self.bulkhead.slots,
             "running": self.bulkhead.in_use,
             "refused": self.bulkhead.refused,
-            "plugins": self.gateway.metadata(),
+            "plugins": self.test.plugins,
         }
 
     def _on_file(self, rest: str, environ: WSGIEnvironment) -> Response:
-        # Servers decode once; a colon that was encoded twice on its way is still a colon.
-        name = files.parse(rest.replace("%3A", ":", 1).replace("%3a", ":", 1))
+        name = files.parse(rest)
         files.only(environ, files.READ)
         headers.check_request(headers.of_environ(environ))
         access.check_asset_site(environ)
@@ -270,11 +261,19 @@ class RunnerServer:
     def _file(
         self, tenant: str, name: files.FileName, environ: WSGIEnvironment, caching: str
     ) -> Response:
-        url = self.gateway.resolve_ui_url(
-            UiAsset(tenant, name.extension_id, name.content_hash, name.path)
-        )
-        asset = self._assets.load(url, name.path, None, self.settings.timeout_ms / 1000)
-        policy = headers.page_policy(("allow-scripts",), self.settings.public_origins)
+        wanted = UiAsset(tenant, name.extension_id, name.content_hash, name.path)
+        try:
+            url = self.gateway.resolve_ui_url(wanted)
+        except BundleUnavailable as exc:
+            if exc.missing:
+                raise NotFound(str(exc)) from exc
+            raise
+        seconds = self.settings.timeout_ms / 1000
+        asset = self._assets.load(url, name.path, None, seconds, tenant)
+        # Who frames a file on its runner's own origin is not known unless we are told.
+        origins = self.settings.public_origins
+        words = ("allow-scripts",)
+        policy = headers.page_policy(words, origins) if origins else headers.SANDBOX
         head = [*headers.ISOLATION, ("Content-Security-Policy", policy)]
         return files.respond(asset, caching, head, environ)
 
@@ -332,11 +331,31 @@ def _check_json(environ: WSGIEnvironment) -> None:
         raise UnsupportedMediaType("not application/json", detail="Send application/json.")
 
 
+def _deadline_ms(environ: WSGIEnvironment) -> int:
+    """What the caller's budget has left."""
+    given: str = environ.get("HTTP_X_RUNNER_DEADLINE_MS", str(MAX_TIMEOUT_MS))
+    if not _DIGITS.fullmatch(given):
+        raise BadHeader("X-Runner-Deadline-Ms", detail="X-Runner-Deadline-Ms is not a number.")
+    return min(int(given), MAX_TIMEOUT_MS)
+
+
+def _bounded(request: ExecuteRequest, left_ms: int) -> ExecuteRequest:
+    """The call with the smaller of its own time limit and what its caller has left."""
+    if left_ms <= 0:
+        raise DeadlineExceeded("the caller's time was over before the call began")
+    limits = replace(
+        request.limits,
+        timeout_ms=min(left_ms, request.limits.timeout_ms),
+        memory_mb=min(MAX_MEMORY_MB, request.limits.memory_mb),
+    )
+    return replace(request, limits=limits)
+
+
 def _tenant(environ: WSGIEnvironment) -> str:
     """Whose bundle it is, for stores that keep bundles by tenant; the bytes are public."""
     asked = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=100).get("tenant", [""])
     tenant: str = environ.get("HTTP_X_TENANT_ID") or asked[0] or "default"
-    if len(tenant) > 256 or not tenant.isprintable() or "/" in tenant or tenant in (".", ".."):
+    if len(tenant) > 256 or not tenant.isprintable():
         raise BadRequest("no tenant can be called that")
     return tenant
 

@@ -12,11 +12,12 @@ import os
 import re
 import select
 import socket
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .origins import Origin
 
 IDLE_SECONDS = 15.0
+MAX_UNIX_PATH = 107 if sys.platform == "linux" else 103
 MAX_FIELDS = 64
 MAX_BLOCK_BYTES = 32 * 1024
 USER_AGENT = f"runnerwsgi/{__version__}"
@@ -134,23 +136,21 @@ class Upstream:
         deadline = time.monotonic() + timeout
         block = self._block(headers, body)
         again = method in ("GET", "HEAD") if repeatable is None else repeatable
-        phase = "connect"
+        connection: _Connection | None = None
         try:
             connection = self._take() or self._open(deadline)
-            phase = "send"
             try:
                 response = connection.ask(method, target, block, body, deadline)
             except _Stale as stale:
                 connection.close()
                 if not (connection.uses and (again or not stale.sent)):
                     raise
-                phase = "connect"
+                connection = None
                 connection = self._open(deadline)
-                phase = "send"
                 response = connection.ask(method, target, block, body, deadline)
-            phase = "read"
             return self._finish(connection, response, method, max_bytes)
         except TimeoutError as exc:
+            phase = connection.phase if connection else "connect"
             text = _TIMEOUT_WORDS.format(timeout, phase, f"upstream={self.place}")
             raise DeadlineExceeded(text) from exc
         except _Stale as exc:
@@ -284,11 +284,12 @@ class _Stale(Exception):
 
 
 class _Connection:
-    """A connected socket, and how often it was used."""
+    """A connected socket, how often it was used, and whether it sends or reads."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.uses = 0
+        self.phase = "send"
         self.timed = TimedSocket(sock, 0)
         self._rested_at = 0.0
 
@@ -306,7 +307,7 @@ class _Connection:
             _Stale: the connection was lost before that.
             TimeoutError: the deadline is over; the connection is closed.
         """
-        self.timed = TimedSocket(self.sock, deadline)
+        self.timed, self.phase = TimedSocket(self.sock, deadline), "send"
         sender = http.client.HTTPConnection("upstream")
         sender.auto_open = 0
         sender.sock = self.timed
@@ -315,6 +316,7 @@ class _Connection:
                 self._send(sender, method, target, block, body)
             except _Stale as stale:
                 return self._early(sender, stale)
+            self.phase = "read"
             return self._head(sender)
         except BaseException:
             self.close()
@@ -392,6 +394,25 @@ def _connector(place: Origin | Path, tls: ssl.SSLContext | None) -> Callable[[fl
     # A hundred authorities take 20 ms to read: only who speaks TLS pays, and once.
     context = cache(lambda: tls or _default_tls())
     return lambda deadline: _Connection(_open(place, context, deadline))
+
+
+@contextmanager
+def unix_address(path: Path) -> Iterator[str]:
+    """What ``bind`` and ``connect`` take for the socket *path*, while the block runs.
+
+    The kernel takes 107 bytes; a longer path is named by its open folder, where there is Linux.
+
+    Raises:
+        OSError: the folder cannot be opened, or no such name is short enough either.
+    """
+    if len(os.fsencode(path)) <= MAX_UNIX_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def _open_unix(path: Path, deadline: float) -> socket.socket:

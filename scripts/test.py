@@ -1,17 +1,24 @@
 """Checks everything a change must pass; started by ./scripts/test, which says how."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
 
+from docker_engine import engine
 from environment import ROOT, environment
+from packages import install
 
 # What a mark's tests need that pip does not bring: the command, and the Debian package of it.
-NEEDS = {"browser": ("chromium", "chromium"), "toolchain": ("npm", "npm")}
-SLOW_MARKS = ("browser", "toolchain", "slow")
+NEEDS = {
+    "browser": ("chromium", "chromium"),
+    "toolchain": ("npm", "npm"),
+    "docker": ("docker", "docker.io"),
+}
+SLOW_MARKS = ("browser", "toolchain", "docker", "slow")
 CODE = ("runnerwsgi", "plugins", "tests", "scripts", "benchmarks", "examples")
 DEV = ("-e", ".[dev]")
 
@@ -19,7 +26,7 @@ DEV = ("-e", ".[dev]")
 def main():
     options, pytest_args = parse()
     if options.install:
-        install_packages()
+        install(dict(NEEDS.values()))
     folder = ROOT / ".venv"
     if options.python:
         folder = ROOT / f".venv-{version_of(options.python)}"
@@ -27,7 +34,9 @@ def main():
     steps = [] if options.python or pytest_args else checks(python)
     steps.append(("tests", tests(python, options, pytest_args)))
     strict = {"RUNNER_TEST_STRICT": "1"} if options.install else {}
-    sys.exit(run(steps, os.environ | strict | {"NO_MKDOCS_2_WARNING": "1"}, folder))
+    with engine(may_install=True) if options.install else contextlib.nullcontext({}) as docker:
+        env = os.environ | docker | strict | {"NO_MKDOCS_2_WARNING": "1"}
+        sys.exit(run(steps, env, folder))
 
 
 def parse():
@@ -38,7 +47,9 @@ def parse():
     )
     parser.add_argument("--fast", action="store_true", help="leave out what takes seconds a test")
     parser.add_argument(
-        "--install", action="store_true", help="install missing Debian packages; allow no skip"
+        "--install",
+        action="store_true",
+        help="install missing Debian packages, start a Docker Engine; allow no skip",
     )
     parser.add_argument(
         "--python", metavar="PATH", help="run the tests alone, on this Python, in a .venv-X.Y"
@@ -77,16 +88,6 @@ def absent():
         told = ", ".join(f"{mark} (Debian package {NEEDS[mark][1]})" for mark in marks)
         print(f"Left out: tests marked {told}. ./scripts/test --install brings what they need.")
     return marks
-
-
-def install_packages():
-    missing = [package for command, package in NEEDS.values() if not shutil.which(command)]
-    if not missing:
-        return
-    apt = ["apt-get"] if os.geteuid() == 0 else ["sudo", "apt-get"]
-    for arguments in (["update", "-q"], ["install", "-qy", "--no-install-recommends", *missing]):
-        if subprocess.run([*apt, *arguments], stdout=subprocess.DEVNULL).returncode:
-            sys.exit(f"apt-get could not install {' '.join(missing)}; install it by hand.")
 
 
 def version_of(python):

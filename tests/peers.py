@@ -87,11 +87,8 @@ class Peer:
     def __init__(self, listener):
         self.requests = []
         self.connections = 0
-        self._listener = listener
-
-    @property
-    def port(self):
-        return self._listener.getsockname()[1]
+        name = listener.getsockname()
+        self.port = name[1] if isinstance(name, tuple) else None
 
     @property
     def url(self):

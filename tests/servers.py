@@ -38,8 +38,6 @@ class Server:
 
     def stop(self):
         """Ask it to end, as a service manager does; give back its exit status."""
-        if self.process.returncode is not None:
-            return self.process.returncode
         self.process.terminate()
         status = self.process.wait(timeout=15)
         self._listener.join()

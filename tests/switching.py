@@ -4,7 +4,7 @@ import time
 
 from support import EXTENSION, host_app, make_environ, pack_files, send, write_plugin
 
-from runnerwsgi import Installs, Principal, RunnerMiddleware, Settings
+from runnerwsgi import Installs, Principal, RunnerMiddleware, Settings, switch
 from runnerwsgi.bundles import BundleStore
 
 # A backend that counts its calls in the extension's storage, as a guest would, and says its name.
@@ -29,10 +29,10 @@ class Backend:
     def runner_execute(self, request):
         if self.fault == "silent" and not os.path.exists(self.mended):
             raise RuntimeError("no answer")
+        time.sleep(self.seconds)
         if request.capabilities is None:
             return ExecuteResponse(200, (), request.http.body)
-        key = request.http.path.strip("/") or "none"
-        time.sleep(self.seconds)
+        key = request.http.path.strip("/")
         assert self.is_open, "closed while it was in use"
         entry = {{"namespace": "calls", "key": key, "value": b"{name}", "revision": None}}
         request.capabilities.call("storage", "put", (entry,), 5.0)
@@ -63,6 +63,16 @@ def write_backends(folder, *names):
     """Distributions with one backend each."""
     for name in names:
         write_plugin(folder, name, SOURCE.format(name=name, NAME=name.upper()))
+
+
+def prepare(folder, monkeypatch):
+    """An application's home, the backends `ink` and `pen`, and looks that are a moment apart."""
+    write_backends(folder, "ink", "pen")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(switch, "LOOK_S", 0.02)
+    home = folder / "home"
+    install(home)
+    return home
 
 
 def install(home):

@@ -34,10 +34,13 @@ def answering(site, monkeypatch):
 
 
 def test_a_call_carries_who_what_and_how_long(tmp_path):
-    with Site(tmp_path, timeout_ms=5000, memory_mb=64) as site:
+    allowed = ("https://a.test", "https://c.test")
+    with Site(tmp_path, timeout_ms=5000, memory_mb=64, egress_allow=allowed) as site:
         site.principal = Principal("t1", "ada", user_email="ada@acme.test", user_name="Ada")
         install = site.install(
-            config={"unit": "h"}, grants=["cap:storage.kv"], egress=["https://a.test"]
+            config={"unit": "h"},
+            grants=["cap:storage.kv"],
+            egress=["https://a.test", "https://b.test"],
         )
         answer = site.call(
             "POST",
@@ -67,6 +70,7 @@ def test_a_call_carries_who_what_and_how_long(tmp_path):
         *("cap:context.read", "cap:log.emit", "cap:user.read"),
         "cap:storage.kv",
     )
+    # A runner has no list of the operator's.
     assert request.egress == ("https://a.test",)
     assert (request.user.user_id, request.user.user_name) == ("ada", "Ada")
     # A fifth of a second less, so that the inner layer fails first and cleanly.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 from support import EXTENSION, host_app, make_environ, send
-from switching import Application, call_of, install, until, write_backends
+from switching import Application, call_of, prepare, until
 
 from runnerwsgi import Gateway, Principal, RunnerMiddleware, Settings
 from runnerwsgi import switch as switch_module
@@ -23,12 +23,7 @@ CALLERS = 8
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An application's home, backends `ink` and `pen`, and looks that are a moment apart."""
-    write_backends(tmp_path, "ink", "pen")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(switch_module, "LOOK_S", 0.02)
-    install(tmp_path / "home")
-    return tmp_path / "home"
+    return prepare(tmp_path, monkeypatch)
 
 
 @pytest.fixture

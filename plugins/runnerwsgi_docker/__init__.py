@@ -57,7 +57,8 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_DOCKER_WHEELS",
         path,
         None,
-        "Folder of wheels to build the image from, where containers reach no package index.",
+        "Folder of wheels to build the image from, where containers reach no package index; filled "
+        "by this machine's pip when it is empty.",
         owner="docker",
         shown="the package index",
     ),

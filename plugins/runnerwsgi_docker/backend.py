@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from runnerwsgi import hookimpl
@@ -53,16 +54,8 @@ class DockerBackend:
         Raises:
             RunnerError: the runner could not be asked; the message says what was found there.
         """
-        try:
+        with self._advised():
             return self._client.execute(request)
-        except BackendUnreachable as exc:
-            kind = {"name": "no-name", "lost": "starting"}.get(exc.reason, exc.reason)
-            raise BackendUnreachable(f"{self._advice(kind)} ({exc})", reason=exc.reason) from exc
-        except BadRunnerResponse as exc:
-            state = self._client.state(wait=0)
-            if state.kind in ("wrong-token", "no-runner"):
-                raise BadRunnerResponse(f"{self._advice(state.kind)} ({exc})") from exc
-            raise
 
     @hookimpl
     def runner_resolve_ui_url(self, asset: UiAsset) -> str:
@@ -72,7 +65,8 @@ class DockerBackend:
     @hookimpl
     def runner_warm_up(self, bundle: Bundle) -> WarmUp:
         """Have the runner make the bundle ready."""
-        return self._client.warm_up(bundle, WARM_UP_SECONDS)
+        with self._advised():
+            return self._client.warm_up(bundle, WARM_UP_SECONDS)
 
     @hookimpl
     def runner_health(self) -> Health:
@@ -86,7 +80,7 @@ class DockerBackend:
     def runner_metadata(self) -> Mapping[str, Any]:
         """Image, version and uptime, as the runner reports them."""
         state = self._client.state()
-        return {"address": self._client.base, "state": state.kind, **state.about}
+        return {**state.about, "address": self._client.base, "state": state.kind}
 
     @hookimpl
     def runner_close(self) -> None:
@@ -99,6 +93,20 @@ class DockerBackend:
         from .commands import register
 
         register(group)
+
+    @contextmanager
+    def _advised(self) -> Iterator[None]:
+        """Say with an error what was found at the container's address, and what to do about it."""
+        try:
+            yield
+        except BackendUnreachable as exc:
+            kind = {"name": "no-name", "lost": "starting"}.get(exc.reason, exc.reason)
+            raise BackendUnreachable(f"{self._advice(kind)} ({exc})", reason=exc.reason) from exc
+        except BadRunnerResponse as exc:
+            kind = self._client.state(wait=0).kind
+            if kind not in ("wrong-token", "no-runner"):
+                raise
+            raise BadRunnerResponse(f"{self._advice(kind)} ({exc})") from exc
 
     def _advice(self, kind: str) -> str:
         text = ADVICE.get(kind, ADVICE["refused"])

@@ -21,9 +21,9 @@ from .engine import Engine
 )
 @click.option(
     "--wheels",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Take what is required from this folder, and ask no package index.  "
-    "[default: RUNNER_DOCKER_WHEELS]",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Take what is required from this folder, and let no container ask a package index; an "
+    "empty folder is filled first.  [default: RUNNER_DOCKER_WHEELS]",
 )
 @click.option("--no-cache", is_flag=True, help="Reuse nothing of an earlier build.")
 @click.option("--quiet", "-q", is_flag=True, help="Do not show what Docker says meanwhile.")

@@ -21,6 +21,8 @@ from .engine import Engine, EngineError
 
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 DOWNLOAD_SECONDS = 600
+# Says what the wheels beside it were downloaded for.
+_STAMP = "made-for.txt"
 
 _FACTS = (
     "import json, platform, sys; print(json.dumps([list(sys.version_info[:2]), "
@@ -42,7 +44,8 @@ class Recipe:
     Attributes:
         tag: its name.
         base: the image it is made from: any with Python 3.11 or newer and its venv module.
-        wheels: a folder of wheels to take what is required from; None for the package index.
+        wheels: a folder of wheels to take what is required from, filled when it is empty; None
+            for the package index.
         cached: whether Docker may reuse layers of an earlier build.
     """
 
@@ -79,11 +82,9 @@ def build(
     Raises:
         ConfigurationError: Docker says no, or something that goes in is missing.
     """
-    if recipe.wheels is not None and not any(recipe.wheels.glob("*.whl")):
-        raise ConfigurationError(
-            f"There are no wheels in {recipe.wheels}. Fill the folder with `runnerwsgi docker "
-            f"wheels {recipe.wheels}`, or build without --wheels."
-        )
+    if recipe.wheels is not None and not _fits(recipe.wheels, recipe.base):
+        heard(f"Downloading wheels into {recipe.wheels}")
+        download(engine, recipe.base, recipe.wheels)
     with _context(recipe) as folder:
         for line in engine.lines("build", *_options(recipe), str(folder)):
             if not _NOISE.match(line):
@@ -95,7 +96,10 @@ def build(
 
 
 def download(engine: Engine, base: str, folder: Path) -> int:
-    """Download the wheels that the image needs, for the Python of *base*; how many there are.
+    """Fill a folder with the wheels that the image needs, for the Python of *base*.
+
+    Returns:
+        How many wheels there are now.
 
     Raises:
         ConfigurationError: the base cannot be run, or pip cannot get a wheel.
@@ -122,7 +126,20 @@ def download(engine: Engine, base: str, folder: Path) -> int:
             f"pip could not get the wheels for Python {version}: {said[-1]}. See whether the "
             f"package index can be reached, and whether this Python ({sys.executable}) has pip."
         )
+    (folder / _STAMP).write_text(_stamp(base))
     return len(list(folder.glob("*.whl")))
+
+
+def _fits(folder: Path, base: str) -> bool:
+    """Whether the wheels are for this base; those that somebody else laid there are not judged."""
+    stamp = folder / _STAMP
+    if stamp.exists():
+        return stamp.read_text() == _stamp(base)
+    return any(folder.glob("*.whl"))
+
+
+def _stamp(base: str) -> str:
+    return "\n".join([base, *wheel.requirements(), ""])
 
 
 def revision() -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runnerwsgi.errors import (
     CapabilityError,
@@ -153,6 +154,14 @@ class Call:
     nested: bool = field(default_factory=inside_route.get)
 
 
+class Door(Protocol):
+    """Where a runner elsewhere asks: the gateway's route and its sockets."""
+
+    def invite(self, call: Call, grants: Iterable[str], base: str) -> Callback | None:
+        """The way there for one call, and a token that is good for its time."""
+        ...
+
+
 class HostCapabilities:
     """Answers one guest call's host functions, under its grants.
 
@@ -168,10 +177,15 @@ class HostCapabilities:
         call: for whom.
         grants: the install's capabilities; the default ones need not be among them.
         functions: who answers, by interface and function.
+        door: where a runner elsewhere asks for the same; None where it cannot.
     """
 
-    def __init__(self, call: Call, grants: Iterable[str], functions: Functions) -> None:
+    def __init__(
+        self, call: Call, grants: Iterable[str], functions: Functions, door: Door | None = None
+    ) -> None:
         self._call = call
+        self._deadline = time.monotonic() + call.timeout
+        self._door = door
         self._grants = frozenset(grants).union(DEFAULT_GRANTS)
         self._functions = functions
         self._told: set[str] = set()
@@ -205,8 +219,11 @@ class HostCapabilities:
             raise CapabilityError(row.failed, f"{interface}.{function} failed") from exc
 
     def ask_back(self, base: str | None) -> Callback | None:
-        """How a runner elsewhere makes the same calls: not yet."""
-        return None
+        """How a runner elsewhere makes the same calls (protocol §7); None where it cannot."""
+        if base is None or self._door is None:
+            return None
+        call = replace(self._call, timeout=self._deadline - time.monotonic())
+        return self._door.invite(call, sorted(self._grants), base)
 
     def _find(self, interface: str, function: str) -> Callable[..., Any] | None:
         return self._functions.get(interface, {}).get(function)

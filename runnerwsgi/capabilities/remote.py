@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 # Gateways that are known at once: one socket for each process of an application.
 MAX_GATEWAYS = 64
 # A gateway has few slots for questions, and each is held for milliseconds.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _SOCKET_URL = re.compile(
@@ -241,7 +241,7 @@ def _parse(url: str, folder: Path | None) -> _Way:
         ConfigurationError: it is neither, or there is no such folder.
     """
     if not url.startswith("unix:"):
-        origin, prefix = parse_base(url, "callback.url")
+        origin, prefix = parse_base(url, "callback.url", "a gateway")
         return _Way(Upstream(origin), prefix)
     found = _SOCKET_URL.fullmatch(url)
     if found is None:

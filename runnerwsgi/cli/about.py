@@ -14,12 +14,13 @@ from typing import Any
 import click
 
 from runnerwsgi import discovery
-from runnerwsgi.errors import ConfigurationError
+from runnerwsgi.errors import ConfigurationError, RunnerError
 from runnerwsgi.settings import SETTINGS, Setting, Settings, read, warn_of_unknown
 
 from . import output
 from .command import Command, json_option, quiet_logs, wants_json
 from .plugins import hook_names
+from .switch import switches_of, told
 
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 _NAMING = ("RUNNER_BACKEND", "RUNNER_PLUGINS")
@@ -127,19 +128,31 @@ def env(ctx: click.Context, only_set: bool) -> None:
     faults = faults_of(os.environ, rows)
     unknown = warn_of_unknown(os.environ, discovery.installed())
     shown = [row for row in rows if row.origin != "default" or not only_set]
+    switches = _switches(os.environ)
     if wants_json():
         fields = [asdict(row) for row in shown]
-        output.print_json({"settings": fields, "faults": faults, "unknown": unknown})
+        output.print_json(
+            {"settings": fields, "faults": faults, "unknown": unknown, "switches": switches}
+        )
     else:
         output.print_table(
             ("setting", "value", "from"), [(row.name, row.value, row.origin) for row in shown]
         )
     for name in unknown:
         output.warn(f"{name} is set, and nothing reads it.")
+    for configured, backend in switches.items():
+        output.warn(told(configured, backend))
     for fault in faults:
         output.fault(fault)
     if faults:
         ctx.exit(1)
+
+
+def _switches(env: Mapping[str, str]) -> dict[str, str]:
+    """What overrules RUNNER_BACKEND, where that can be read."""
+    with suppress(RunnerError):
+        return switches_of(Settings.from_env(env))
+    return {}
 
 
 def values_of(table: Iterable[Setting], env: Mapping[str, str]) -> Iterator[Value]:

@@ -27,6 +27,7 @@ from .about import faults_of, plugin_tables, values_of
 from .command import Command, json_option, quiet_logs, wants_json
 from .installs import installs_of
 from .serve import DEFAULT_THREADS
+from .switch import switches_of
 
 if TYPE_CHECKING:
     from runnerwsgi.installs import Install, Installs
@@ -150,6 +151,13 @@ def _cache(folder: Path) -> Finding:
     return Finding("ok", "cache", f"{folder}, {output.size(used)}")
 
 
+def switch(asked: Asked) -> Iterator[Finding]:
+    """Nothing overrules RUNNER_BACKEND without being seen."""
+    for configured, used in switches_of(asked.settings).items():
+        found = f"where RUNNER_BACKEND says {configured}, applications here use {used}"
+        yield Finding("warn", "switch", found, "`runnerwsgi switch --reset` ends that.")
+
+
 def home(asked: Asked) -> Iterator[Finding]:
     """The data folder is ours, closed to others, and on a disk with room."""
     folder = asked.settings.home
@@ -247,4 +255,4 @@ FIXES = {
     "backend": "name an installed plugin that works; `runnerwsgi plugins` lists them.",
     "database": "correct RUNNER_DATABASE_URL, or make it reachable and writable.",
 }
-CHECKS: tuple[Check, ...] = (backend, home, database, port, threads, identity)
+CHECKS: tuple[Check, ...] = (backend, switch, home, database, port, threads, identity)

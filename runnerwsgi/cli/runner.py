@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import closing, suppress
+import signal
+import sys
+from contextlib import closing
+from types import FrameType
+from typing import NoReturn
 
 import click
 
 from runnerwsgi import logs
 from runnerwsgi.gateway import Gateway
-from runnerwsgi.server import RunnerServer
+from runnerwsgi.server import MARK, RunnerServer
 from runnerwsgi.service_token import ServiceToken
 
 from .command import Command
-from .listener import listening, origin
+from .listener import Listener
 
 DEFAULT_PORT = 8080
 DEFAULT_THREADS = 16
 # Threads for UI files and health, beside those that calls may have.
 RESERVED_THREADS = 6
+DEFAULT_GRACE = 30
+MAX_CONNECTIONS = 1000
+MAX_HEADER_BYTES = 64 * 1024
 # Gateways keep idle connections; the runner must not be the first to close one.
 IDLE_SECONDS = 120
 # What a runner is where nothing else is said: it executes here, and machines read its log.
@@ -50,13 +57,23 @@ log = logging.getLogger(__name__)
     show_default="RUNNER_THREADS, else 16",
     help="Threads that answer requests.",
 )
-def runner(host: str | None, port: int, threads: int) -> None:
+@click.option(
+    "--grace",
+    type=click.IntRange(0, 3600),
+    metavar="SECONDS",
+    default=DEFAULT_GRACE,
+    show_default=True,
+    help="Time for calls to finish when it is told to end.",
+)
+def runner(host: str | None, port: int, threads: int, grace: int) -> None:
     """Run extensions for gateways elsewhere.
 
     Serves the runner protocol with the backend `wasm`, unless RUNNER_BACKEND names another one,
     and logs JSON to stderr. It needs no database and no installs: bundles come from
     RUNNER_BUNDLE_STORE, everything else with each call.
     """
+    # The first process of a container has no handler of its own, and would not hear.
+    signal.signal(signal.SIGTERM, _leave)
     for name, value in DEFAULTS.items():
         os.environ[name] = os.environ.get(name) or value
     os.environ["RUNNER_THREADS"] = str(threads)
@@ -66,12 +83,39 @@ def runner(host: str | None, port: int, threads: int) -> None:
     logs.configure(settings)
     settings.make_home()
     host = host or ("0.0.0.0" if os.environ.get("PORT") else "127.0.0.1")  # noqa: S104 # in a box
-    with (
-        closing(RunnerServer(gateway, settings, token=ServiceToken.from_settings(settings))) as app,
-        listening(app, host, port, threads=threads, channel_timeout=IDLE_SECONDS) as server,
-        suppress(KeyboardInterrupt),
-    ):
-        app.test.start()
-        logs.emit(log, logging.INFO, "serving", url=origin(server, host), threads=threads)
-        server.run()
-    logs.emit(log, logging.INFO, "stopped")
+    with closing(
+        RunnerServer(gateway, settings, token=ServiceToken.from_settings(settings))
+    ) as server:
+        unfinished = _serve(server, host, port, grace)
+    logs.emit(log, logging.INFO, "stopped", unfinished=unfinished)
+    if unfinished:
+        sys.exit(1)
+
+
+def _serve(server: RunnerServer, host: str, port: int, grace: int) -> int:
+    """Serve until told to end; how many calls were cut off by that."""
+    threads, room = server.settings.threads, server.max_request_bytes
+    with Listener(
+        server,
+        host,
+        port,
+        grace=grace,
+        on_end=server.drain,
+        marks=(MARK,),
+        threads=threads,
+        channel_timeout=IDLE_SECONDS,
+        connection_limit=MAX_CONNECTIONS,
+        # What is a little too large is read and refused in our words; more is cut off.
+        max_request_body_size=4 * room,
+        max_request_header_size=MAX_HEADER_BYTES,
+        # Requests and answers stay in memory: a full disk must not fail a call.
+        inbuf_overflow=4 * room,
+        outbuf_overflow=4 * room,
+    ) as listener:
+        logs.emit(log, logging.INFO, "serving", url=listener.origin, threads=threads)
+        server.test.start()
+        return listener.run()
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)

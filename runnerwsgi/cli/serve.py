@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,7 @@ from runnerwsgi.settings import Settings
 from . import output
 from .command import Command, wants_debug
 from .installs import page_url
-from .listener import listening, origin
+from .listener import Listener
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from runnerwsgi.access import Identify
 
 DEFAULT_THREADS = 8
+# What requests get to finish in when the server is told to end.
+GRACE_SECONDS = 5.0
 _TARGET = re.compile(r"(?P<module>[^:]+?)(?::(?P<name>[A-Za-z_][\w.]*)(?P<call>\(\))?)?")
 _USUAL_NAMES = ("application", "app")
 
@@ -78,11 +80,10 @@ def serve(target: str, host: str, port: int, threads: int, identify: str | None)
     wrapped = wrap(load(target), load(identify) if identify else None)
     with (
         closing(wrapped.middleware),
-        listening(wrapped.app, host, port, threads=threads) as server,
-        suppress(KeyboardInterrupt),  # one that comes before waitress is ready for it
+        Listener(wrapped.app, host, port, grace=GRACE_SECONDS, threads=threads) as listener,
     ):
-        _announce(wrapped, origin(server, host))
-        server.run()
+        _announce(wrapped, listener.origin)
+        listener.run()
     output.note("Stopped.")
 
 

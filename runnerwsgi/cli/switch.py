@@ -57,6 +57,22 @@ def switch(backend: str | None, reset: bool, timeout: float) -> None:
             show(switchboard, settings)
 
 
+def switches_of(settings: Settings) -> dict[str, str]:
+    """The switches that were made, for other commands; none where there is no database."""
+    if not Database(settings.database_url).exists():
+        return {}
+    with _switchboard(settings) as switchboard:
+        return switchboard.switches()
+
+
+def told(configured: str, backend: str) -> str:
+    """A switch in one line."""
+    return (
+        f"Where RUNNER_BACKEND says {configured}, applications on this machine use {backend}: "
+        "`runnerwsgi switch --reset` ends that."
+    )
+
+
 @contextmanager
 def _switchboard(settings: Settings) -> Iterator[Switchboard]:
     database = Database(settings.database_url)
@@ -75,10 +91,7 @@ def show(switchboard: Switchboard, settings: Settings) -> None:
         return
     _print(processes, switches)
     for configured, backend in switches.items():
-        output.say(
-            f"Where RUNNER_BACKEND says {configured}, {backend} is used. `runnerwsgi switch "
-            "--reset` ends that."
-        )
+        output.say(told(configured, backend))
     if not processes:
         output.say(_nobody(settings))
 
