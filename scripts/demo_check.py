@@ -5,7 +5,7 @@ import json
 import re
 from collections import namedtuple
 from http.cookies import SimpleCookie
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urljoin, urlsplit
 
 Answer = namedtuple("Answer", "status headers body")
 
@@ -42,7 +42,7 @@ class Browser:
         return answer
 
 
-def drive(host, port, greeting):
+def drive(host, port, greeting, backend="wasm"):
     """Walk through the demo; answer whether everything was as it should be."""
     print(f"Checking http://{host}:{port}")
     browser = Browser(host, port)
@@ -51,9 +51,9 @@ def drive(host, port, greeting):
         see_page(browser)
         place = find_extension(browser)
         see_panel(browser, place)
-        use_panel(browser, place["api"], greeting)
+        use_panel(browser, place["api"], greeting, backend)
         try_forbidden(browser, place)
-        see_health(browser)
+        see_health(browser, backend)
     except (Wrong, OSError, ValueError, KeyError, http.client.HTTPException) as exc:
         print(f"  WRONG  {type(exc).__name__}: {exc}")
         return False
@@ -100,7 +100,8 @@ def find_extension(browser):
     path = "/runner/extensions/demo.notes"
     place = json.loads(expect(browser, "where the extension is", 200, "GET", path, OWN).body)
     insist("allow-same-origin" not in place["sandbox"], "the frame would not be sandboxed")
-    return place
+    # With an absolute RUNNER_PUBLIC_BASE it is an absolute URL, to this very server.
+    return place | {"ui": urlsplit(place["ui"]).path}
 
 
 def see_panel(browser, place):
@@ -117,9 +118,11 @@ def see_panel(browser, place):
         expect(anonymous, "its script", 200, "GET", url, {"Sec-Fetch-Site": "cross-site"})
 
 
-def use_panel(browser, api, greeting):
+def use_panel(browser, api, greeting, backend):
     notes = f"{api}/notes?customer=greenway"
-    before = json.loads(expect(browser, "the handler's answer", 200, "GET", notes, OWN).body)
+    first = expect(browser, "the handler's answer", 200, "GET", notes, OWN)
+    insist(first.headers["X-Runner-Backend"] == backend, f"it is not from {backend}")
+    before = json.loads(first.body)
     insist(before["greeting"] == greeting, f"greeting {before['greeting']!r}, not {greeting!r}")
     body = json.dumps({"text": "Grüße from ./scripts/demo --check"})
     head = {**OWN, **JSON}
@@ -133,6 +136,7 @@ def use_panel(browser, api, greeting):
     left = json.loads(expect(browser, "nothing is left of it", 200, "GET", notes, OWN).body)
     insist(left["notes"] == before["notes"], "the note is still there")
     print(f"         {before['greeting']}, {before['user']['name']}: {left['count']} notes")
+    print(f"         from the backend {first.headers['X-Runner-Backend']}")
 
 
 def try_forbidden(browser, place):
@@ -154,7 +158,7 @@ def try_forbidden(browser, place):
     )
 
 
-def see_health(browser):
+def see_health(browser, backend):
     health = json.loads(expect(browser, "health", 200, "GET", "/runner/healthz").body)
     insist(health["status"] == "ok", f"health: {health}")
-    insist(health["backend"] == "wasm", f"backend: {health}")
+    insist(health["backend"] == backend, f"backend: {health}")

@@ -382,7 +382,27 @@ def commands_page() -> str:
     from runnerwsgi.cli import cli
 
     context = click.Context(cli, info_name="runnerwsgi")
-    return page("Commands", COMMANDS_INTRO, *command_parts(cli, context))
+    groups = filter(None, map(commands_of, shipped_plugins()))
+    plugins = (command_parts(group, click.Context(group, context, group.name)) for group in groups)
+    parts = [*command_parts(cli, context), *(part for parts in plugins for part in parts)]
+    return page("Commands", COMMANDS_INTRO, *parts)
+
+
+def shipped_plugins() -> list[str]:
+    """Entry-point names of the plugins that ship with us."""
+    points = entry_points(group=discovery.GROUP)
+    return sorted(one.name for one in points if one.dist and one.dist.name == "runnerwsgi")
+
+
+def commands_of(name: str) -> click.Group | None:
+    """A plugin's commands; None where it has none."""
+    from runnerwsgi.cli import plugins
+    from runnerwsgi.errors import ConfigurationError
+
+    try:
+        return plugins.commands_of(name)
+    except ConfigurationError:
+        return None
 
 
 def command_parts(command: click.Command, context: click.Context) -> Iterator[str]:

@@ -17,6 +17,7 @@ NEEDS = {
     "browser": ("chromium", "chromium"),
     "toolchain": ("npm", "npm"),
     "docker": ("docker", "docker.io"),
+    "compose": ("docker-compose", "docker-compose"),
 }
 SLOW_MARKS = ("browser", "toolchain", "docker", "slow")
 CODE = ("runnerwsgi", "plugins", "tests", "scripts", "benchmarks", "examples")
