@@ -99,6 +99,10 @@ class Application:
         """Call the extension; its answer's body is the name of the backend."""
         return send(self.app, call_of(key))
 
+    def health(self):
+        """What the application's health page says."""
+        return send(self.app, make_environ(path="/runner/healthz")).json
+
     def calls_until(self, backend, seconds=10):
         """Call until *backend* answers."""
         until(lambda: self.call().body == backend.encode(), seconds)
@@ -122,3 +126,8 @@ def until(holds, seconds=10):
     while not holds():
         assert time.monotonic() < deadline, "it did not come to that in time"
         time.sleep(0.02)
+
+
+def states_of(board):
+    """The states of all processes."""
+    return {process.state for process in board.processes()}

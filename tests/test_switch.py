@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 from support import EXTENSION, host_app, make_environ, send
-from switching import Application, call_of, prepare, until
+from switching import Application, call_of, prepare, states_of, until
 
 from runnerwsgi import Gateway, Principal, RunnerMiddleware, Settings
 from runnerwsgi import switch as switch_module
@@ -131,7 +131,7 @@ def test_a_bad_target_changes_nothing_and_says_why(home, board, caplog, fault, t
     with Application(home, RUNNER_PEN_FAULT=fault) as application:
         application.call()
         number = board.wish({"ink": "pen"})
-        until(lambda: application.call() and board.processes()[0].state == "refused")
+        until(lambda: application.call() and states_of(board) == {"refused"})
         (process,) = board.processes()
         assert (process.backend, process.number) == ("ink", number)
         assert text in process.error
@@ -146,7 +146,7 @@ def test_what_was_refused_is_tried_again(home, board, monkeypatch):
     monkeypatch.setattr(switch_module, "REFUSED_S", 0.05)
     with Application(home, RUNNER_PEN_FAULT="silent") as application:
         board.wish({"ink": "pen"})
-        until(lambda: application.call() and board.processes()[0].state == "refused")
+        until(lambda: application.call() and states_of(board) == {"refused"})
         (home / "mended").touch()
         application.calls_until("pen")
 

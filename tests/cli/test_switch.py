@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 from support import host_app, make_environ, send
-from switching import Application, call_of, prepare, until
+from switching import Application, call_of, prepare, states_of, until
 
 from runnerwsgi import Gateway, Principal, RunnerMiddleware, Settings
 from runnerwsgi.cli import switch as command
@@ -89,7 +89,7 @@ def test_where_one_process_refuses_all_stay(run, home, board, application):
         said = run("switch", "pen")
         assert said.exit_code == 1
         until(lambda: {one.backend for one in board.processes()} == {"ink"})
-        until(lambda: {one.state for one in board.processes()} == {"settled"})
+        until(lambda: states_of(board) == {"settled"})
     assert f"The process {os.getpid()} refused, and nothing has changed" in said.stderr
     assert "RUNNER_PEN_FAULT: it cannot be built." in said.stderr
     assert board.switches() == {}
@@ -129,7 +129,7 @@ def test_who_takes_too_long_goes_back(run, home, board):
         assert said.exit_code == 1
         assert "Not ready after 1 seconds" in said.stderr
         assert str(os.getpid()) in said.stderr
-        until(lambda: board.processes()[0].state == "settled")
+        until(lambda: states_of(board) == {"settled"})
         until(lambda: application.call().body == b"ink")
     assert board.switches() == {}
 

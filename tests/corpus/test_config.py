@@ -5,16 +5,21 @@ import sys
 from contextlib import closing
 
 import pytest
-from corpus.cases import due
+from corpus.cases import CORPUS, due
 from support import EXTENSION, Site, host_app, make_environ, write_plugin
+from switching import Application, states_of, until
 
 from runnerwsgi import RunnerMiddleware, Settings, hookimpl
 from runnerwsgi.capabilities import Call
 from runnerwsgi.capabilities.egress import Egress
+from runnerwsgi.database import Database
 from runnerwsgi.discovery import installed
 from runnerwsgi.errors import CapabilityError, ConfigurationError
+from runnerwsgi.switchboard import Switchboard
 
-CASES = due("config")
+# A change while it serves is the last test's.
+RELOAD = next(case for case in CORPUS["cases"] if case["id"] == "C-054")
+CASES = [param for param in due("config") if param.values[0] is not RELOAD]
 
 
 class Authorizer:
@@ -145,3 +150,17 @@ def test_every_expectation_is_used_by_a_case():
 def test_one_denial_denies_in_any_order_and_no_opinion_is_no_objection(opinions, status, tmp_path):
     with Site(tmp_path, plugins=map(Authorizer, opinions)) as site:
         assert site.call().status == status
+
+
+def test_what_cannot_be_changed_to_leaves_what_was(tmp_path, caplog):
+    env = {name: value for name, value in RELOAD["input"]["env"].items() if name != "reload"}
+    assert RELOAD["expect"] == {"result": "old config keeps serving", "log": "config_rejected"}
+    # The address is a remote backend's: nobody reads it before one is switched to.
+    database = Database(Settings(home=tmp_path).database_url)
+    with Application(tmp_path, "wasm", **env) as application, closing(database):
+        board = Switchboard(database)
+        board.wish({"wasm": "docker"})
+        until(lambda: application.health() and states_of(board) == {"refused"})
+        assert application.health() == {"status": "ok", "backend": "wasm"}
+    assert "config_rejected" in caplog.text
+    assert "RUNNER_BASE_URL" in caplog.text
