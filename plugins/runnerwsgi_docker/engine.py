@@ -19,6 +19,8 @@ DEFAULT_SECONDS = 60.0
 _KEPT_LINES = 40
 # Plain lines from either builder, and no advertisements between them.
 _ENVIRONMENT = {"BUILDKIT_PROGRESS": "plain", "DOCKER_CLI_HINTS": "false"}
+# Who speaks, before what is said.
+_ADDRESSED = re.compile(r"^(?:docker: )?(?:Error response from daemon: )?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,14 @@ FAILURES: tuple[Failure, ...] = (
     _failure(
         "no-daemon",
         r"cannot connect to the docker daemon at (?P<name>[^\s;]+?)\.?\s|error during connect"
-        r"|failed to connect to the docker api|unable to resolve docker endpoint",
+        r"|failed to connect to the docker api at (?P<name2>[^\s;]+)",
         "no Docker daemon answers{at}. Start it, with `sudo systemctl start docker` or Docker "
         "Desktop, or name its address in DOCKER_HOST.",
+    ),
+    _failure(
+        "no-context",
+        r"unable to resolve docker endpoint: context \"(?P<name>[^\"]+)\"",
+        "there is no Docker context{named}. `docker context ls` lists them; see to DOCKER_CONTEXT.",
     ),
     _failure(
         "disk-full",
@@ -58,7 +65,8 @@ FAILURES: tuple[Failure, ...] = (
     _failure(
         "port-taken",
         r"(?:bind for (?P<name>[0-9.:\[\]a-f]+) failed: )?port is already allocated"
-        r"|address already in use|ports are not available",
+        r"|(?:listen tcp[46]? (?P<name2>\S+): bind: )?address already in use"
+        r"|ports are not available",
         "another program has the port{named}. Stop it, or choose another port.",
     ),
     _failure(
@@ -114,6 +122,11 @@ FAILURES: tuple[Failure, ...] = (
         r"buildx component is missing or broken",
         "DOCKER_BUILDKIT asks for a builder that is not installed. Install docker-buildx, or unset "
         "DOCKER_BUILDKIT.",
+    ),
+    _failure(
+        "wrong-version",
+        r"unknown (?:shorthand )?flag: (?P<name>\S+)|'(?P<name2>\S+)' is not a docker command",
+        "this Docker does not know{named}. Update it: 20.10 or newer is needed.",
     ),
     _failure(
         "no-python",
@@ -289,4 +302,5 @@ def _verb(args: tuple[str, ...]) -> str:
 def _reason(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Run 'docker", "See 'docker"))]
-    return told[-1].removeprefix("Error response from daemon: ") if told else "it does not say why."
+    last = _ADDRESSED.sub("", told[-1]) if told else "it does not say why"
+    return last if last.endswith(".") else f"{last}."
