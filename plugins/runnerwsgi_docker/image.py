@@ -82,9 +82,7 @@ def build(
     Raises:
         ConfigurationError: Docker says no, or something that goes in is missing.
     """
-    if recipe.wheels is not None and not _fits(recipe.wheels, recipe.base):
-        heard(f"Downloading wheels into {recipe.wheels}")
-        download(engine, recipe.base, recipe.wheels)
+    prepare(engine, recipe, heard)
     with _context(recipe) as folder:
         for line in engine.lines("build", *_options(recipe), str(folder)):
             if not _NOISE.match(line):
@@ -93,6 +91,19 @@ def build(
     if found is None:
         raise EngineError(f"The image {recipe.tag} was built, but is not there.", kind="other")
     return str(found["Id"])
+
+
+def prepare(
+    engine: Engine, recipe: Recipe, heard: Callable[[str], object] = lambda line: None
+) -> None:
+    """Fill the recipe's folder of wheels, if it has one that is empty or made for something else.
+
+    Raises:
+        ConfigurationError: as of :func:`download`.
+    """
+    if recipe.wheels is not None and not _fits(recipe.wheels, recipe.base):
+        heard(f"Downloading wheels into {recipe.wheels}")
+        download(engine, recipe.base, recipe.wheels)
 
 
 def download(engine: Engine, base: str, folder: Path) -> int:
