@@ -7,18 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from corpus import archives
+from corpus.cases import CORPUS, due, title_of
 
 from runnerwsgi.bundles import BundleStore, content_hash, pack
 from runnerwsgi.errors import BundleError, StorageError
 
-CORPUS = json.loads((Path(__file__).parent / "attack_corpus.json").read_text("utf-8"))
-CASES = [
-    case for case in CORPUS["cases"] if case["group"] == "bundle-archive" and case["issue"] == 1
-]
+CASES = [row.values[0] for row in due("test_bundle_archive")]
 EXTENSION = CORPUS["vars"]["EXT"]
 # What the message must be about, so that no case is refused for another case's reason.
 REASONS = {
@@ -223,7 +220,7 @@ def check_full(few_inodes, data, tmp_path):
     assert [*root.rglob("*")] == [root / "sha256"]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{case['id']} {case['title']}" for case in CASES])
+@pytest.mark.parametrize("case", CASES, ids=map(title_of, CASES))
 def test_archive(case, store, request, tmp_path):
     """Every archive of the corpus gets what the corpus says."""
     recipe, expect = case["input"], case["expect"]

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 from corpus.cases import CORPUS, due
+from corpus.connections import connecting
 from support import EXTENSION, Site, host_app, make_environ, write_plugin
 from switching import Application, states_of, until
 
@@ -19,7 +20,7 @@ from runnerwsgi.switchboard import Switchboard
 
 # A change while it serves is the last test's.
 RELOAD = next(case for case in CORPUS["cases"] if case["id"] == "C-054")
-CASES = [param for param in due("config") if param.values[0] is not RELOAD]
+CASES = due("test_config", besides=["C-054"])
 
 
 class Authorizer:
@@ -44,14 +45,20 @@ class Start:
             monkeypatch.syspath_prepend(folder)
             self.env["RUNNER_BACKEND"] = "broken"
         self.opinions = self.env.pop("plugins", ())
+        for name in ("http_proxy", "HTTP_PROXY"):
+            if name in self.env:
+                monkeypatch.setenv(name, self.env[name])
         self.env["RUNNER_HOME"] = str(folder / "home")
-        self.try_to_start()
+        with connecting() as self.connected:
+            self.try_to_start()
 
     def try_to_start(self):
         try:
             self.settings = Settings.from_env(self.env)
             if "RUNNER_BACKEND" in self.env:
-                RunnerMiddleware.from_env(host_app, env=self.env).close()
+                with closing(RunnerMiddleware.from_env(host_app, env=self.env)) as app:
+                    if self.env["RUNNER_BACKEND"] == "docker":
+                        app.gateway.health()  # what connects, connects now
         except ConfigurationError as error:
             self.error = error
             return
@@ -68,7 +75,8 @@ class Start:
 
     @property
     def variable(self):
-        return next(name for name in self.env if name != "RUNNER_HOME")
+        *_, last = (name for name in self.env if name != "RUNNER_HOME")
+        return last
 
 
 def denies_all(start):
@@ -116,6 +124,12 @@ CHECKS = {
     "names_variable": lambda start, _: start.variable in str(start.error),
     "names_plugin": lambda start, _: (
         "broken" in str(start.error) and "libbroken" in str(start.error)
+    ),
+    "value_not_echoed": lambda start, _: (
+        not start.env[start.variable] or start.env[start.variable] not in str(start.error)
+    ),
+    "no_connect_to": lambda start, places: (
+        start.connected and not any(place in to for to in start.connected for place in places)
     ),
     "lists_installed_backends": lambda start, _: all(n in str(start.error) for n in installed()),
     "mount": lambda start, mount: (

@@ -1,22 +1,16 @@
 """The corpus's hostile fetches: refused before anything is connected; and the controls."""
 
-import json
 import time
-from pathlib import Path
 
 import pytest
 from capabilities.servers import Dialler, Names, serving
+from corpus.cases import due, title_of
 
 from runnerwsgi.capabilities import Call
 from runnerwsgi.capabilities.egress import Egress
 from runnerwsgi.errors import CapabilityError
 
-CORPUS = json.loads((Path(__file__).parent / "attack_corpus.json").read_text("utf-8"))
-CASES = {
-    case["id"]: case
-    for case in CORPUS["cases"]
-    if (case["group"], case["component"], case["issue"]) == ("engine-egress", "runner.egress", 1)
-}
+CASES = {row.values[0]["id"]: row.values[0] for row in due("test_egress")}
 DENIED = [case for case in CASES.values() if case["expect"].get("outcome") == "denied"]
 REFUSALS = {"invalid-url", "not-allowed"}
 
@@ -44,7 +38,7 @@ def test_the_corpus_has_its_cases():
     assert len(DENIED) == 24
 
 
-@pytest.mark.parametrize("case", DENIED, ids=lambda case: f"{case['id']} {case['title']}")
+@pytest.mark.parametrize("case", DENIED, ids=map(title_of, DENIED))
 def test_a_hostile_fetch_is_denied_before_anything_is_connected(case):
     dialler = Dialler()
     allow = case["input"]["allow"]

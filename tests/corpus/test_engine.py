@@ -4,7 +4,7 @@ import resource
 import time
 
 import pytest
-from corpus.cases import CORPUS, ISSUE
+from corpus.cases import due, title_of
 from runnerwsgi_wasm import host
 from runnerwsgi_wasm.handler import handler_of
 from wasm.rig import (
@@ -22,19 +22,14 @@ from wasmtime.component import Linker
 
 from runnerwsgi.protocol import OUTCOME_ERRORS
 
-CASES = {
-    case["id"]: case
-    for case in CORPUS["cases"]
-    if (case["component"], case["group"]) == ("runner.engine", "engine-egress")
-    and case["issue"] <= ISSUE
-}
+CASES = {row.values[0]["id"]: row.values[0] for row in due("test_engine")}
 ROUTER = guest(CALL_ROUTE, imports=[PROXY], data=ROUTE)
 
 
 def one(case_id):
     """Parametrise with one case, so that it is run under its own id."""
     case = CASES[case_id]
-    return pytest.mark.parametrize("case", [pytest.param(case, id=f"{case['id']} {case['title']}")])
+    return pytest.mark.parametrize("case", [pytest.param(case, id=title_of(case))])
 
 
 @pytest.fixture(scope="module")

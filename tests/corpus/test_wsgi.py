@@ -14,7 +14,7 @@ from runnerwsgi.access import identifier
 from runnerwsgi.logs import JsonFormatter
 from runnerwsgi.wire import request_to_json
 
-CASES = due("path", "header", "method", "body", "auth-identity")
+CASES = due("test_wsgi")
 TEXT = logging.Formatter("%(levelname)s %(name)s: %(message)s")
 
 
@@ -37,7 +37,8 @@ class Run:
         self.folder = folder
         self.caplog = caplog
         self.settings = self._settings()
-        self.site = Site(folder, identify=self.identify, **self.settings)
+        added = {name: data.encode() for name, data in self.input.get("fixture", {}).items()}
+        self.site = Site(folder, identify=self.identify, files=FILES | added, **self.settings)
 
     def _settings(self):
         given = self.input.get("config", {})
@@ -242,6 +243,9 @@ CHECKS: dict[str, Callable[[Run, object], object]] = {
     "headers_equal": lambda run, pairs: all(run.answer.header(n) == v for n, v in pairs.items()),
     "headers_not_contain": lambda run, pairs: all(
         text not in (run.answer.header(name) or "") for name, text in pairs.items()
+    ),
+    "headers_contain": lambda run, pairs: all(
+        text in run.answer.header(name) for name, text in pairs.items()
     ),
     "headers_same_as_get": heads_alike,
     "acao_not": lambda run, values: run.answer.header("access-control-allow-origin") not in values,
