@@ -420,7 +420,8 @@ def _open_unix(path: Path, deadline: float) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(time_left(deadline))
-            sock.connect(str(path))
+            with unix_address(path) as address:
+                sock.connect(address)
         except BaseException:
             sock.close()
             raise

@@ -224,7 +224,7 @@ class Site:
 
 @contextmanager
 def http_server(respond, certificate=None):
-    """A real server on loopback: `respond(handler)` answers each GET. Gives its base URL.
+    """A real server on loopback: `respond(handler)` answers each request. Gives its base URL.
 
     With a *certificate*, a file of it and its key, the server speaks TLS.
     """
@@ -234,6 +234,8 @@ def http_server(respond, certificate=None):
 
         def do_GET(self):
             respond(self)
+
+        do_POST = do_GET
 
         def handle(self):
             with suppress(OSError):  # a client that refuses our certificate is gone

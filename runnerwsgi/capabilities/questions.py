@@ -157,9 +157,9 @@ def _read(
     own = interface not in PARAMETERS
     try:
         value = _untagged(found) if own else _with_bytes(found, _BYTES.get(interface, frozenset()))
+        result: dict[str, Any] = _checked(value, dict)
     except (ValueError, TypeError, RecursionError) as exc:
         raise error(f"a value that cannot be read: {exc}") from None
-    result: dict[str, Any] = _checked(value, dict)
     return result
 
 
