@@ -141,15 +141,15 @@ class Callbacks:
         _check_peer(environ)
         claims = self._seal.read(_bearer(environ))
         found = _ASKED.fullmatch(rest)
-        if found is None:
-            raise NotFound("no function is named")
+        if found is None or found["interface"] in AT_THE_RUNNER:
+            raise NotFound("no function that is asked back is named")
         if environ["REQUEST_METHOD"] != "POST":
             raise MethodNotAllowed(("POST",))
         interface, function = found["interface"], found["function"]
         row = interface_of(interface, function)
         install = self._install(claims)
         _check_grant(interface, row, claims, install)
-        if interface in AT_THE_RUNNER or function not in self.functions.get(interface, {}):
+        if function not in self.functions.get(interface, {}):
             raise NotFound(f"{interface}.{function} is provided by nobody here")
         args = question_from_json(interface, function, _read_question(environ))
         with self._slot(claims, environ):

@@ -3,7 +3,7 @@ import ipaddress
 import pytest
 
 from runnerwsgi.errors import ConfigurationError
-from runnerwsgi.origins import inner_kind, parse_egress_entry, parse_http_url
+from runnerwsgi.origins import inner_kind, narrow_egress, parse_egress_entry, parse_http_url
 
 
 @pytest.mark.parametrize(
@@ -236,3 +236,36 @@ def test_what_is_no_entry_is_a_configuration_error(entry):
 )
 def test_an_entry_is_written_in_one_way(entry, text):
     assert str(parse_egress_entry(entry)) == text
+
+
+@pytest.mark.parametrize(
+    ("entries", "bound", "both"),
+    [
+        pytest.param(["https://a.test"], [], [], id="nothing is allowed"),
+        pytest.param([], ["https://a.test"], [], id="nothing is granted"),
+        pytest.param(["https://a.test"], ["https://a.test:443"], ["https://a.test"], id="the same"),
+        pytest.param(["https://a.test"], ["http://a.test"], [], id="another scheme"),
+        pytest.param(["https://a.test:8443"], ["https://a.test"], [], id="another port"),
+        pytest.param(
+            ["https://x.a.test"], ["https://*.a.test"], ["https://x.a.test"], id="below a star"
+        ),
+        pytest.param(
+            ["https://*.a.test"], ["https://x.a.test"], ["https://x.a.test"], id="a star above"
+        ),
+        pytest.param(["https://*.a.test"], ["https://a.test"], [], id="a star is not its name"),
+        pytest.param(["https://*.a.test"], ["https://*.a.test"], ["https://*.a.test"], id="stars"),
+        pytest.param(
+            ["https://*.a.test"], ["https://*.b.a.test"], ["https://*.b.a.test"], id="a lower star"
+        ),
+        pytest.param(["https://*.a.test"], ["https://*.xa.test"], [], id="stars of other names"),
+        pytest.param(
+            ["https://x.a.test", "https://b.test", "https://c.test"],
+            ["https://*.a.test", "https://x.a.test", "https://b.test"],
+            ["https://x.a.test", "https://b.test"],
+            id="each once",
+        ),
+    ],
+)
+def test_what_two_lists_allow(entries, bound, both):
+    assert narrow_egress(tuple(entries), tuple(bound)) == tuple(both)
+    assert set(narrow_egress(tuple(bound), tuple(entries))) == set(both)

@@ -60,6 +60,26 @@ def refused(request):
         return {"refused": error.value.name}
 
 
+def store(request):
+    """Write, find, fail to write over it, remove, fail to find."""
+    entry = storage.put(StorageEntry("notes", "a", b"\x00\xff\x80", None))
+    found = storage.get("notes", "a")
+    return {
+        "kept": found.value.hex(),
+        "revision": entry.revision,
+        "keys": [each.key for each in storage.list_entries("notes", None)],
+        "conflict": case_of(lambda: storage.put(StorageEntry("notes", "a", b"", 7))),
+        "gone": storage.delete("notes", "a") or case_of(lambda: storage.get("notes", "a")),
+    }
+
+
+def case_of(ask):
+    try:
+        ask()
+    except Err as error:
+        return error.value.name
+
+
 def invoice(request):
     item = ManualInvoiceItemInput("s1", 2.0, "Pruning", 40.5, None, None, None, None)
     made = invoicing.create_manual_invoice(
@@ -109,6 +129,7 @@ def fail(request):
 PATHS = {
     "/": everything,
     "/refused": refused,
+    "/store": store,
     "/invoice": invoice,
     "/schedules": schedules,
     "/surroundings": surroundings,
