@@ -292,7 +292,7 @@ class BundleStore:
         if parts.scheme != "file" or parts.netloc not in ("", "localhost") or path[:1] != "/":
             raise ConfigurationError(
                 f"RUNNER_BUNDLE_STORE is {url!r}; expected a folder, such as "
-                "/var/lib/bundles or file:///var/lib/bundles."
+                "/var/lib/bundles or file:///var/lib/bundles, or a URL of https: or s3:."
             )
         return cls(Path(path))
 
@@ -341,9 +341,17 @@ class BundleStore:
         """Keep a bundle, as :meth:`add` does; a folder keeps one for all tenants."""
         return self.add(data, bundle.content_hash, extension=bundle.extension_id)
 
-    def status(self) -> str:
-        """Where it is."""
+    @property
+    def where(self) -> str:
+        """Its path."""
         return str(self.root)
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot be read; empty when it can, or when it is not made yet."""
+        if not self.root.exists() or os.access(self.root, os.R_OK | os.X_OK):
+            return ""
+        return f"{self.root} cannot be read by user {os.geteuid()}"
 
     def close(self) -> None:
         """Nothing is open."""

@@ -20,7 +20,7 @@ from .leases import Lease, Leases
 from .logs import emit
 from .pages import ExtensionPages
 from .settings import Settings
-from .stores import open_store
+from .stores import root_of
 from .switch import Switch
 from .switchboard import Switchboard
 from .wsgi import Response, new_request_id, problem
@@ -81,7 +81,7 @@ class RunnerMiddleware:
         settings.make_home()
         self.installs = installs or Installs.from_settings(settings)
         self.identify = identify or access.identifier(settings)
-        self._assets = Assets(open_store(settings).root, settings.max_asset_bytes, settings.fetches)
+        self._assets = Assets(root_of(settings), settings.max_asset_bytes, settings.fetches)
         self._bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
         self._callbacks = Callbacks(self.installs, settings, self._on_question)
         # The first that fits counts: questions come to a place below the pages'.

@@ -96,6 +96,13 @@ def secret(value: str) -> Secret:
     return Secret(value)
 
 
+def credential(value: str) -> Secret:
+    """A token that somebody else gave, of printable ASCII characters, never shown."""
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("use printable ASCII characters without blanks")
+    return Secret(value)
+
+
 def path(value: str) -> Path:
     """A path in the file system; ``~`` is the home folder."""
     return Path(value).expanduser()
@@ -279,6 +286,12 @@ SETTINGS: tuple[Setting, ...] = (
         shown="`RUNNER_HOME/bundles`",
     ),
     Setting(
+        "RUNNER_BUNDLE_STORE_TOKEN",
+        credential,
+        None,
+        "Sent to a bundle store of `https:` as a bearer token.",
+    ),
+    Setting(
         "RUNNER_BUNDLE_CACHE_MB",
         integer(1, 1 << 20),
         1024,
@@ -370,6 +383,7 @@ class Settings:
     home: Path = field(default_factory=lambda: default_home())
     database_url: str = ""
     bundle_store: str = ""
+    bundle_store_token: Secret | None = None
     bundle_cache_mb: int = 1024
     identity: str | None = None
     identity_header: str | None = None
@@ -545,7 +559,8 @@ def _reader(env: Mapping[str, str]) -> Any:
         try:
             return row.parse(value)
         except ValueError as exc:
-            found = "a value that is not shown" if row.parse is secret else repr(value[:80])
+            hidden = row.parse in (secret, credential)
+            found = "a value that is not shown" if hidden else repr(value[:80])
             raise EnvError(f"{row.name}: {exc} (found {found}).") from None
 
     return reader

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from containers import engine, image, recipe  # noqa: F401 # fixtures
+from far_stores import S3Server
 from wheels import ROOT, build_wheel
 
 STRICT = os.environ.get("RUNNER_TEST_STRICT") == "1"
@@ -13,6 +14,13 @@ STRICT = os.environ.get("RUNNER_TEST_STRICT") == "1"
 def wheel(tmp_path_factory):
     """Our own wheel, built once a run."""
     return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A server that speaks S3, for the whole run."""
+    with S3Server() as server:
+        yield server
 
 
 def _fail_if_skipped(report):

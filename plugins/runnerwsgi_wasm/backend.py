@@ -176,8 +176,10 @@ class WasmBackend:
         checks = {
             "engine": f"wasmtime {engine.VERSION}",
             "guests": loaded,
-            "store": self._store.status(),
+            "store": self._store.where,
         }
+        if trouble := self._store.trouble:
+            return Health("degraded", checks | {"store": trouble})
         if self._trouble:
             return Health("degraded", checks | {"cache": self._trouble})
         return Health("ok", checks | {"cache": str(self._options.cache_dir)})

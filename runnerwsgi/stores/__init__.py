@@ -6,6 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from runnerwsgi.bundles import BundleStore
 
+from .cache import Cache
+from .local import LocalStore
+from .remote import RemoteStore
+from .s3 import S3Source
+from .web import WebSource
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -13,7 +19,11 @@ if TYPE_CHECKING:
     from runnerwsgi.protocol import Bundle
     from runnerwsgi.settings import Settings
 
-__all__ = ["Store", "open_store"]
+    from .remote import Source
+
+__all__ = ["Store", "open_store", "root_of"]
+
+_REMOTE = ("https", "http", "s3")
 
 
 class Store(Protocol):
@@ -54,8 +64,14 @@ class Store(Protocol):
         """
         ...
 
-    def status(self) -> str:
-        """One line: where the store is, and what is wrong with it if something is."""
+    @property
+    def where(self) -> str:
+        """Its path or URL."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot be used, as far as is known without trying; empty when it can."""
         ...
 
     def close(self) -> None:
@@ -69,4 +85,30 @@ def open_store(settings: Settings) -> Store:
     Raises:
         ConfigurationError: ``RUNNER_BUNDLE_STORE`` names none.
     """
-    return BundleStore.from_url(settings.bundle_store)
+    url = settings.bundle_store
+    scheme = _scheme(url)
+    cache = Cache(settings.home / "bundle-cache", settings.bundle_cache_mb << 20)
+    if scheme not in _REMOTE:
+        return LocalStore(BundleStore.from_url(url).root, cache)
+    return RemoteStore(_source(scheme, settings), cache)
+
+
+def root_of(settings: Settings) -> Path:
+    """The ``root`` of the settings' store, which need not be opened for that."""
+    if _scheme(settings.bundle_store) in _REMOTE:
+        return settings.home / "bundle-cache"
+    return BundleStore.from_url(settings.bundle_store).root
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower() if "://" in url else "file"
+
+
+def _source(scheme: str, settings: Settings) -> Source:
+    if scheme == "s3":
+        return S3Source(settings.bundle_store)
+    return WebSource(
+        settings.bundle_store,
+        settings.bundle_store_token,
+        allow_insecure=settings.allow_insecure,
+    )
