@@ -36,6 +36,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Install it": (
         Entry("install", "installs", "Install an extension from a folder or a bundle."),
         Entry("uninstall", "installs", "Uninstall an extension."),
+        Entry("push", "push", "Upload a bundle to the store that runners fetch from."),
         Entry("installs", "installs", "List what is installed."),
     ),
     "Run it": (

@@ -9,6 +9,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from runnerwsgi import discovery
-from runnerwsgi.bundles import BundleStore
 from runnerwsgi.errors import RunnerError
 from runnerwsgi.gateway import Gateway
+from runnerwsgi.protocol import Bundle
 from runnerwsgi.settings import SETTINGS, Settings, warn_of_unknown
+from runnerwsgi.stores import open_store
 
 from . import output
 from .about import faults_of, plugin_tables, values_of
@@ -31,6 +33,7 @@ from .switch import switches_of
 
 if TYPE_CHECKING:
     from runnerwsgi.installs import Install, Installs
+    from runnerwsgi.stores import Store
 
 LOW_DISK = 500 * 2**20
 
@@ -181,22 +184,21 @@ def home(asked: Asked) -> Iterator[Finding]:
 
 def database(asked: Asked) -> Iterator[Finding]:
     """The database answers, and every install's bundle and secrets are there."""
-    with installs_of(asked.settings) as known:
+    with installs_of(asked.settings) as known, closing(open_store(asked.settings)) as store:
         found = known.list()
         yield Finding(
             "ok", "database", f"{known.database.where}, {output.counted(len(found), 'install')}"
         )
-        store = BundleStore.from_url(asked.settings.bundle_store)
         broken = [finding for one in found for finding in _install(one, known, store)]
         yield from broken
         if not broken:
-            yield Finding("ok", "store", str(store.root))
+            yield Finding("ok", "store", store.where)
 
 
-def _install(one: Install, known: Installs, store: BundleStore) -> Iterator[Finding]:
+def _install(one: Install, known: Installs, store: Store) -> Iterator[Finding]:
     what = f"{one.extension_id} ({one.tenant_id})"
     try:
-        store.get(one.content_hash)
+        store.fetch(Bundle(one.tenant_id, one.extension_id, one.content_hash))
         for key in known.secret_keys(one.install_id):
             known.secret(one.install_id, key)
     except RunnerError as exc:

@@ -21,6 +21,7 @@ from runnerwsgi.origins import parse_egress_entry
 from runnerwsgi.protocol import Bundle, WarmUp
 from runnerwsgi.routes import RouteGrant
 from runnerwsgi.settings import Settings
+from runnerwsgi.stores import Store, open_store
 
 from . import output
 from .command import Command, json_option, quiet_logs, wants_json
@@ -93,22 +94,32 @@ tenant_option = click.option(
 @click.option(
     "--timeout-ms", type=click.IntRange(100, 600_000), help="Time of one call, in milliseconds."
 )
+@click.option("--push", is_flag=True, help="Upload the bundle to RUNNER_BUNDLE_STORE first.")
 @click.option("--yes", is_flag=True, help="Grant everything that it asks for.")
 @click.option("--reset", is_flag=True, help="Keep nothing of an installed version's terms.")
 @json_option
 def install(
-    source: Path, tenant: str, secrets: dict[str, str], yes: bool, reset: bool, **given: Any
+    source: Path,
+    tenant: str,
+    secrets: dict[str, str],
+    push: bool,
+    yes: bool,
+    reset: bool,
+    **given: Any,
 ) -> None:
     """Install an extension for a tenant from SOURCE: a bundle's file, or an extension's folder.
 
     A folder is built and packed first. It shows what the extension asks for, and on a
     terminal asks whether to grant it. Where a version is installed already, what you give is
     added to what that one has; --reset starts anew.
+
+    Where bundles are on a web server or in S3, it must be there already, or go there with
+    --push.
     """
     quiet_logs()
     settings = Settings.from_env(os.environ)
     with gateway_of(settings) as gateway, installs_of(settings) as known:
-        stored = bundles.BundleStore.from_url(settings.bundle_store).add(_archive(source))
+        stored = _stored(settings, archive_of(source), tenant, push=push)
         manifest = stored.manifest
         old = None if reset else known.find(tenant, manifest.name)
         terms = _terms(old, Terms(**given), manifest)
@@ -146,8 +157,13 @@ def installs_of(settings: Settings) -> Iterator[Installs]:
         yield known
 
 
-def _archive(source: Path) -> bytes:
-    """The bundle at *source*; a folder is built and packed."""
+def archive_of(source: Path) -> bytes:
+    """The bundle at *source*; a folder is built and packed.
+
+    Raises:
+        BundleError: the folder cannot be packed.
+        ConfigurationError: there is nothing.
+    """
     if source.is_dir():
         build_here(source)
         return bundles.pack(source)
@@ -156,6 +172,23 @@ def _archive(source: Path) -> bytes:
             f"{source} does not exist. Name a bundle's file, or an extension's folder."
         )
     return source.read_bytes()
+
+
+def _stored(settings: Settings, data: bytes, tenant: str, *, push: bool) -> bundles.StoredBundle:
+    with closing(open_store(settings)) as store:
+        if isinstance(store, bundles.BundleStore):
+            return store.add(data)
+        read = bundles.read_bundle(data)
+        bundle = Bundle(tenant, read.manifest.name, read.content_hash)
+        with output.working(f"Uploading to {store.where}" if push else f"Looking in {store.where}"):
+            return store.push(bundle, data) if push else _found(store, bundle)
+
+
+def _found(store: Store, bundle: Bundle) -> bundles.StoredBundle:
+    try:
+        return store.fetch(bundle)
+    except BundleUnavailable as exc:
+        raise BundleError(f"{exc}. Nothing was installed; --push uploads it first.") from exc
 
 
 def _terms(old: Install | None, given: Terms, manifest: Manifest) -> Terms:
