@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .installs import Install, Installs
     from .middleware import RunnerMiddleware
     from .protocol import ExecuteRequest, ExecuteResponse, Health, UiAsset
+    from .server import RunnerServer
     from .settings import Settings
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Principal",
     "RunnerError",
     "RunnerMiddleware",
+    "RunnerServer",
     "Settings",
     "UiAsset",
     "__version__",
@@ -59,6 +61,7 @@ _HOMES = {
     "Principal": "access",
     "RunnerError": "errors",
     "RunnerMiddleware": "middleware",
+    "RunnerServer": "server",
     "Settings": "settings",
     "UiAsset": "protocol",
     "hookimpl": "hookspecs",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs
 
 from . import access, files, headers, wire
@@ -32,9 +32,11 @@ from .errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from .gateway import Gateway
 from .logs import emit, emit_call
 from .protocol import ExecuteResponse, UiAsset
 from .self_test import SelfTest
+from .service_token import ServiceToken
 from .settings import Settings
 from .stores import open_store
 from .wsgi import Response, json_response, new_request_id, problem, read_body
@@ -42,9 +44,7 @@ from .wsgi import Response, json_response, new_request_id, problem, read_body
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from .gateway import Gateway
     from .protocol import ExecuteRequest
-    from .service_token import ServiceToken
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class RunnerServer:
 
     Example::
 
-        application = RunnerServer(Gateway.from_env(), settings, token=ServiceToken(file=path))
+        application = RunnerServer.from_env()
 
     Args:
         gateway: runs the calls.
@@ -106,6 +106,17 @@ class RunnerServer:
             "/health/readiness": self._on_readiness,
             "/health/liveness": self._on_liveness,
         }
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
+        """The runner that an environment describes; ``os.environ`` by default.
+
+        Raises:
+            ConfigurationError: with every fault of settings and plugins, told together.
+        """
+        settings, gateway = Gateway.configure(os.environ if env is None else env)
+        settings.make_home()
+        return cls(gateway, settings, token=ServiceToken.from_settings(settings))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""

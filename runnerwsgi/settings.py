@@ -184,7 +184,13 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("RUNNER_BACKEND", text, "knative", "Plugin that runs extensions, by entry-point name."),
+    Setting(
+        "RUNNER_BACKEND",
+        text,
+        "knative",
+        "Plugin that runs extensions, by entry-point name.",
+        shown="`wasm` in `runnerwsgi runner`, else `knative`",
+    ),
     Setting("RUNNER_PLUGINS", listed(text), (), "Further plugins, by entry-point name."),
     Setting("RUNNER_BASE_URL", text, None, "Where a remote runner is; read by remote backends."),
     Setting(
@@ -249,13 +255,14 @@ SETTINGS: tuple[Setting, ...] = (
         integer(1, 1024),
         4,
         "Threads of the WSGI server, which cannot be asked.",
-        shown="8 in `runnerwsgi serve`, else 4",
+        shown="8 in `runnerwsgi serve`, 16 in `runnerwsgi runner`, else 4",
     ),
     Setting(
         "RUNNER_RESERVED_THREADS",
         integer(0, 1024),
         2,
-        "Threads kept for the application's own pages.",
+        "Threads kept for the application's own pages; in a runner, for UI files and health.",
+        shown="6 in `runnerwsgi runner`, else 2",
     ),
     Setting(
         "RUNNER_MAX_PER_EXTENSION",
@@ -341,13 +348,14 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_LOG_FORMAT",
         choice("text", "json"),
         "text",
-        "Form of log lines, in `runnerwsgi serve`.",
+        "Form of log lines, in `runnerwsgi serve` and `runner`.",
+        shown="`json` in `runnerwsgi runner`, else `text`",
     ),
     Setting(
         "RUNNER_LOG_LEVEL",
         choice("debug", "info", "warning", "error"),
         "info",
-        "Least severe level that `runnerwsgi serve` logs.",
+        "Least severe level that `runnerwsgi serve` and `runner` log.",
     ),
 )
 

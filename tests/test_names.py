@@ -6,7 +6,15 @@ import inspect
 import pytest
 
 import runnerwsgi
-from runnerwsgi import Gateway, Principal, RunnerMiddleware, Settings, errors, hookspecs
+from runnerwsgi import (
+    Gateway,
+    Principal,
+    RunnerMiddleware,
+    RunnerServer,
+    Settings,
+    errors,
+    hookspecs,
+)
 from runnerwsgi.cli import ENTRIES
 
 NAMES = {
@@ -21,6 +29,7 @@ NAMES = {
     "Principal",
     "RunnerError",
     "RunnerMiddleware",
+    "RunnerServer",
     "Settings",
     "UiAsset",
     "__version__",
@@ -31,6 +40,9 @@ SIGNATURES = {
     RunnerMiddleware: "(app, gateway, *, identify=None, installs=None, settings=None)",
     RunnerMiddleware.from_env: "(app, identify=None, env=None)",
     RunnerMiddleware.close: "(self)",
+    RunnerServer: "(gateway, settings=None, *, token=None, every=10.0)",
+    RunnerServer.from_env: "(env=None)",
+    RunnerServer.close: "(self)",
     Gateway: "(backend, *plugins, names=())",
     Gateway.from_env: "(env=None)",
     Gateway.execute: "(self, request)",

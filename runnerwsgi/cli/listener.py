@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import select
 import signal
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +32,7 @@ log = logging.getLogger(__name__)
 # A connection on which nothing has come for so long is idle, and its client will not mind.
 QUIET_SECONDS = 0.5
 # How long connections are still taken that the kernel has already accepted.
-LAST_ARRIVALS_SECONDS = 0.05
+LAST_ARRIVALS_SECONDS = 0.1
 _TURN_SECONDS = 0.02
 
 
@@ -94,6 +98,7 @@ class Listener:
         self.marks = marks
         self.ending = False
         self._at_once = False
+        self._told = 0.0
         self._host = host
         self._map: dict[int, Any] = {}
         try:
@@ -135,7 +140,8 @@ class Listener:
             self._turn(1.0)
         self.on_end()
         emit(log, logging.INFO, "ending", open=len(self._channels), grace_s=self.grace)
-        end = time.monotonic() + self.grace
+        self._told = time.monotonic()
+        end = self._told + self.grace
         self._shut()
         while self._channels and time.monotonic() < end and not self._at_once:
             self._turn(_TURN_SECONDS)
@@ -171,13 +177,13 @@ class Listener:
     def _shut(self) -> None:
         """Listen no more, when every connection is taken that a client believes to have."""
         for door in self._doors:
-            door.socket.listen(0)
+            _open_no_more(door.socket)
         quiet = time.monotonic() + LAST_ARRIVALS_SECONDS
-        latest = quiet + 10 * LAST_ARRIVALS_SECONDS
-        while (now := time.monotonic()) < min(quiet, latest):
+        while (now := time.monotonic()) < quiet:
             before = len(self._channels)
             self._turn(_TURN_SECONDS)
-            if len(self._channels) > before:
+            # Where new ones cannot be kept out, the door is closed on them after a while.
+            if len(self._channels) > before and now < self._told + 10 * LAST_ARRIVALS_SECONDS:
                 quiet = now + LAST_ARRIVALS_SECONDS
         for door in self._doors:
             wasyncore.dispatcher.close(door)
@@ -190,6 +196,30 @@ class Listener:
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _open_no_more(listening: socket.socket) -> None:
+    """Have the kernel drop what would open a further connection (Linux).
+
+    One that it accepts while the socket is being closed is reset, and its client cannot know
+    that nothing was executed. Who knocks now knocks again after a second, and is refused.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    filters = ctypes.create_string_buffer(b"".join(_NO_SYN), 8 * len(_NO_SYN))
+    program = struct.pack("HP", len(_NO_SYN), ctypes.addressof(filters))
+    with suppress(OSError):  # a sandbox whose kernel has no filters
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+_SO_ATTACH_FILTER = 26
+# A filter of the kernel: load the flags of a TCP header; if SYN is among them, drop it.
+_NO_SYN = (
+    struct.pack("HBBI", 0x30, 0, 0, 13),
+    struct.pack("HBBI", 0x45, 0, 1, 0x02),
+    struct.pack("HBBI", 0x06, 0, 0, 0),
+    struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF),
+)
 
 
 def _is_busy(channel: Any) -> bool:

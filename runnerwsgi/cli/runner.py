@@ -13,9 +13,8 @@ from typing import NoReturn
 import click
 
 from runnerwsgi import logs
-from runnerwsgi.gateway import Gateway
 from runnerwsgi.server import MARK, RunnerServer
-from runnerwsgi.service_token import ServiceToken
+from runnerwsgi.settings import Settings
 
 from .command import Command
 from .listener import Listener
@@ -25,6 +24,7 @@ DEFAULT_THREADS = 16
 # Threads for UI files and health, beside those that calls may have.
 RESERVED_THREADS = 6
 DEFAULT_GRACE = 30
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_CONNECTIONS = 1000
 MAX_HEADER_BYTES = 64 * 1024
 # Gateways keep idle connections; the runner must not be the first to close one.
@@ -79,13 +79,10 @@ def runner(host: str | None, port: int, threads: int, grace: int) -> None:
     os.environ["RUNNER_THREADS"] = str(threads)
     reserved = os.environ.get("RUNNER_RESERVED_THREADS") or str(min(RESERVED_THREADS, threads // 2))
     os.environ["RUNNER_RESERVED_THREADS"] = reserved
-    settings, gateway = Gateway.configure(os.environ)
-    logs.configure(settings)
-    settings.make_home()
+    logs.configure(Settings.from_env(os.environ))
     host = host or ("0.0.0.0" if os.environ.get("PORT") else "127.0.0.1")  # noqa: S104 # in a box
-    with closing(
-        RunnerServer(gateway, settings, token=ServiceToken.from_settings(settings))
-    ) as server:
+    with closing(RunnerServer.from_env(os.environ)) as server:
+        _warn_of_openness(server, host)
         unfinished = _serve(server, host, port, grace)
     logs.emit(log, logging.INFO, "stopped", unfinished=unfinished)
     if unfinished:
@@ -115,6 +112,13 @@ def _serve(server: RunnerServer, host: str, port: int, grace: int) -> int:
         logs.emit(log, logging.INFO, "serving", url=listener.origin, threads=threads)
         server.test.start()
         return listener.run()
+
+
+def _warn_of_openness(server: RunnerServer, host: str) -> None:
+    if server.token and server.token.current() is None and host not in LOOPBACK:
+        log.warning(
+            "There is no RUNNER_SERVICE_TOKEN: whoever reaches this port may run extensions."
+        )
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -286,7 +286,8 @@ def test_it_listens_where_the_platform_says(tmp_path, slow):
         [BIN / "runnerwsgi", "runner"], env=env, stderr=subprocess.PIPE, text=True
     )
     try:
-        line = json.loads(process.stderr.readline())
+        warning, line = (json.loads(process.stderr.readline()) for _ in range(2))
+        assert "no RUNNER_SERVICE_TOKEN" in warning["event"]
         assert (line["event"], line["url"]) == ("serving", f"http://127.0.0.1:{port}")
         listening = subprocess.run(["ss", "-ltn"], capture_output=True, text=True).stdout
         assert f"0.0.0.0:{port}" in listening

@@ -64,6 +64,14 @@ def test_plain_wsgi_lets_in_whom_the_server_names(written, module):
     application.close()
 
 
+def test_a_runner_is_a_wsgi_application(written):
+    application = written("run-a-runner.md")("runner").application
+    client = Client(application)
+    answer = client.get("/health/liveness")
+    assert (answer.status_code, answer.headers["X-Runner"].split("/")[0]) == (200, "runnerwsgi")
+    application.close()
+
+
 DJANGO_SETTINGS = """
 SECRET_KEY = "not secret"
 INSTALLED_APPS = [
