@@ -7,6 +7,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from .timed import time_left
 
@@ -14,15 +15,18 @@ MAX_LOOKUPS = 8
 
 Resolve = Callable[[str, int], Sequence[str]]
 
-_lookups = threading.Semaphore(MAX_LOOKUPS)
+# Apart, so that names which guests ask for, and nobody answers, keep no runner from being found.
+Party = Literal["own", "guests"]
+_free: dict[Party, threading.Semaphore] = {}
 
 
 def _forget_lookups() -> None:
     # Look-ups that ran in the parent never end in a forked child.
-    global _lookups
-    _lookups = threading.Semaphore(MAX_LOOKUPS)
+    _free["own"] = threading.Semaphore(MAX_LOOKUPS)
+    _free["guests"] = threading.Semaphore(MAX_LOOKUPS)
 
 
+_forget_lookups()
 os.register_at_fork(after_in_child=_forget_lookups)
 
 
@@ -33,7 +37,12 @@ def system_resolve(host: str, port: int) -> Sequence[str]:
 
 
 def resolve_within(
-    host: str, port: int, deadline: float, resolve: Resolve = system_resolve
+    host: str,
+    port: int,
+    deadline: float,
+    resolve: Resolve = system_resolve,
+    *,
+    party: Party = "own",
 ) -> Sequence[str]:
     """Every address of *host*, looked up in a thread of its own.
 
@@ -42,12 +51,14 @@ def resolve_within(
         port: goes to the resolver as it is.
         deadline: a time of ``time.monotonic``.
         resolve: asks the resolver.
+        party: for whom; each has its own eight look-ups at a time.
 
     Raises:
         TimeoutError: the resolver did not answer in time.
         OSError: there is no such name.
     """
-    if not _lookups.acquire(timeout=time_left(deadline)):
+    free = _free[party]
+    if not free.acquire(timeout=time_left(deadline)):
         raise TimeoutError("too many name look-ups are waiting")
     answers: queue.SimpleQueue[Sequence[str] | Exception] = queue.SimpleQueue()
 
@@ -57,9 +68,13 @@ def resolve_within(
         except Exception as exc:
             answers.put(exc)
         finally:
-            _lookups.release()
+            free.release()
 
-    _start(look_up)
+    try:
+        threading.Thread(target=look_up, daemon=True, name="runnerwsgi-resolve").start()
+    except RuntimeError as exc:
+        free.release()
+        raise OSError("no thread is left to resolve the name") from exc
     try:
         answer = answers.get(timeout=time_left(deadline))
     except queue.Empty:
@@ -67,11 +82,3 @@ def resolve_within(
     if isinstance(answer, Exception):
         raise OSError(f"the name was not resolved: {answer}") from answer
     return answer
-
-
-def _start(look_up: Callable[[], None]) -> None:
-    try:
-        threading.Thread(target=look_up, daemon=True, name="runnerwsgi-resolve").start()
-    except RuntimeError as exc:
-        _lookups.release()
-        raise OSError("no thread is left to resolve the name") from exc

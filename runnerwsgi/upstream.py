@@ -446,7 +446,9 @@ def _open(origin: Origin, tls: Callable[[], ssl.SSLContext], deadline: float) ->
         return _secured(sock, origin, tls, deadline) if origin.scheme == "https" else sock
     if isinstance(failure, TimeoutError):
         raise failure
-    raise BackendUnreachable(f"{origin}: {_reason(failure)}", reason="refused") from failure
+    # Somebody took the connection and threw it away, as Docker's proxy does for a dead port.
+    reason = "lost" if isinstance(failure, ConnectionResetError) else "refused"
+    raise BackendUnreachable(f"{origin}: {_reason(failure)}", reason=reason) from failure
 
 
 def _addresses(origin: Origin, deadline: float) -> Sequence[str]:
