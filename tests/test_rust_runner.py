@@ -19,7 +19,7 @@ from runnerwsgi.errors import (
     UnknownCapability,
 )
 from runnerwsgi.protocol import Bundle, Context, HttpRequest, Limits, User
-from runnerwsgi.testing import BackendContract
+from runnerwsgi.testing import RemoteBackendContract
 from runnerwsgi.wire import response_from_json
 from runnerwsgi.wit import ECHO
 
@@ -69,13 +69,16 @@ def call(rust, name="echo", method="POST", body=None, **more):
     return replace(ExecuteRequest(context, http, Limits(5000)), **more)
 
 
-class TestContract(BackendContract):
+class TestContract(RemoteBackendContract):
     @pytest.fixture(autouse=True)
     def _runner(self, rust, tmp_path):
         self.rust, self.home = rust, tmp_path
 
     def make_backend(self):
-        return backend_at(self.rust.url, self.home)
+        return self.make_backend_at(self.rust.url)
+
+    def make_backend_at(self, base):
+        return backend_at(base, self.home)
 
     def sample_request(self):
         return call(self.rust)

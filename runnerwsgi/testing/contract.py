@@ -95,7 +95,7 @@ class BackendContract:
         """The backend of one test, closed afterwards."""
         backend = self.make_backend()
         yield backend
-        _close(backend)
+        close_backend(backend)
 
     @pytest.fixture
     def gateway(self, backend: Any) -> Gateway:
@@ -182,7 +182,7 @@ class BackendContract:
 
     def test_a_short_limit_is_kept(self, backend: Any) -> None:
         """A call that is given one millisecond ends, one way or the other, in time."""
-        self._ends_in_time(backend, _limited(self.sample_request(), timeout_ms=1))
+        self._ends_in_time(backend, limited(self.sample_request(), timeout_ms=1))
 
     def test_an_endless_handler_is_ended(self, backend: Any) -> None:
         """A handler that does not end is ended: outcome ``timeout``, or an error of 504."""
@@ -191,7 +191,7 @@ class BackendContract:
             pytest.skip("override endless_request() to see that a handler is ended in time")
         if hasattr(backend, "runner_warm_up"):  # compiling is not what is timed here
             backend.runner_warm_up(bundle=_bundle(request))
-        answer = self._ends_in_time(backend, _limited(request, timeout_ms=300))
+        answer = self._ends_in_time(backend, limited(request, timeout_ms=300))
         status = answer.status if isinstance(answer, RunnerError) else answer.outcome
         assert status in (504, "timeout", "out_of_fuel"), (
             f"an endless handler ended as {status}. Answer outcome='timeout' when "
@@ -202,7 +202,7 @@ class BackendContract:
 
     def test_an_unknown_bundle_is_told_as_such(self, backend: Any) -> None:
         """A well-formed hash that nobody has is an outcome or an error of ours."""
-        answer = _execute(backend, _unknown(self.sample_request()))
+        answer = execute_hook(backend, _unknown(self.sample_request()))
         if isinstance(answer, ExecuteResponse):
             assert not self.runs_bundles or answer.outcome != "ok", (
                 "a bundle that nobody has was executed. Answer outcome='not_found' or raise "
@@ -277,9 +277,9 @@ class BackendContract:
 
     def test_closing_twice_is_harmless(self, backend: Any) -> None:
         """``runner_close`` may be called again: by the host, and by the interpreter's end."""
-        _close(backend)
+        close_backend(backend)
         try:
-            _close(backend)
+            close_backend(backend)
         except Exception as exc:
             pytest.fail(f"the second runner_close raised {exc!r}; let it do nothing.")
 
@@ -296,7 +296,7 @@ class BackendContract:
     def _ends_in_time(self, backend: Any, request: ExecuteRequest) -> ExecuteResponse | RunnerError:
         allowed = request.limits.timeout_ms / 1000 + self.margin
         started = time.monotonic()
-        answer = _execute(backend, request)
+        answer = execute_hook(backend, request)
         took = time.monotonic() - started
         assert took < allowed, (
             f"a call with limits.timeout_ms={request.limits.timeout_ms} took {took:.1f} s; "
@@ -338,7 +338,7 @@ def _answer(gateway: Gateway, request: ExecuteRequest) -> ExecuteResponse:
     return response
 
 
-def _execute(backend: Any, request: ExecuteRequest) -> ExecuteResponse | RunnerError:
+def execute_hook(backend: Any, request: ExecuteRequest) -> ExecuteResponse | RunnerError:
     """Call the hook itself: a gateway would turn a foreign exception into one of ours."""
     try:
         answer = backend.runner_execute(request=request)
@@ -359,7 +359,8 @@ def _foreign(hook: str, exc: Exception) -> str:
     )
 
 
-def _limited(request: ExecuteRequest, timeout_ms: int) -> ExecuteRequest:
+def limited(request: ExecuteRequest, timeout_ms: int) -> ExecuteRequest:
+    """*request* with another time limit."""
     return replace(request, limits=replace(request.limits, timeout_ms=timeout_ms))
 
 
@@ -376,7 +377,8 @@ def _nobodys_hash() -> str:
     return f"sha256:{hashlib.sha256(uuid.uuid4().bytes).hexdigest()}"
 
 
-def _close(backend: Any) -> None:
+def close_backend(backend: Any) -> None:
+    """Close a backend that has something to close."""
     if hasattr(backend, "runner_close"):
         backend.runner_close()
 
