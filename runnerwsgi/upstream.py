@@ -317,7 +317,11 @@ class _Connection:
             except _Stale as stale:
                 return self._early(sender, stale)
             self.phase = "read"
-            return self._head(sender)
+            response = self._head(sender)
+            if body and response.status >= 400:
+                # It may be refused unread: then the connection ends, and nobody says so before.
+                response.will_close = True
+            return response
         except BaseException:
             self.close()
             raise
