@@ -83,7 +83,7 @@ COMMANDS = {
     *("new", "build", "pack"),
     *("install", "uninstall", "installs"),
     *("execute", "serve", "runner", "switch", "health"),
-    *("plugins", "env", "doctor"),
+    *("parity", "plugins", "env", "doctor"),
 }
 
 CODES = {
@@ -178,4 +178,7 @@ def test_an_error_code_keeps_its_status():
 
 
 def test_the_contract_kit_is_where_authors_find_it():
-    assert importlib.import_module("runnerwsgi.testing").__all__ == ["BackendContract"]
+    assert importlib.import_module("runnerwsgi.testing").__all__ == [
+        "BackendContract",
+        "RemoteBackendContract",
+    ]
