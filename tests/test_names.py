@@ -81,7 +81,7 @@ FIRST_RESULT = {"runner_execute", "runner_resolve_ui_url", "runner_health", "run
 
 COMMANDS = {
     *("new", "build", "pack"),
-    *("install", "uninstall", "installs"),
+    *("install", "uninstall", "push", "installs"),
     *("execute", "serve", "runner", "switch", "health"),
     *("parity", "plugins", "env", "doctor"),
 }
