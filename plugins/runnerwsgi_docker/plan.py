@@ -35,7 +35,7 @@ PASSED = (
     "RUNNER_TIMEOUT_MS",
 )
 # For a store elsewhere. By name only: their values belong on no command line.
-STORE_CREDENTIALS = re.compile(r"AWS_[A-Z0-9_]+")
+STORE_CREDENTIALS = re.compile(r"AWS_[A-Z0-9_]+|RUNNER_BUNDLE_STORE_TOKEN|RUNNER_ALLOW_INSECURE")
 
 
 @dataclass(frozen=True, slots=True)
