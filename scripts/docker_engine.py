@@ -23,6 +23,7 @@ NEEDS = {
     "dockerd": "docker.io",
     "docker": "docker.io",
     "debootstrap": "debootstrap",
+    "ip": "iproute2",
     "cgroupfs-mount": "cgroupfs-mount",
 }
 START_SECONDS = 60
@@ -77,10 +78,10 @@ def started():
         sys.exit("No Docker Engine answers, and only root can start one: start Docker, try again.")
     if not shutil.which("dockerd"):
         sys.exit("There is no dockerd: --install brings it, or apt-get install docker.io.")
-    # Not in .cache: the path of a socket is short, and images cannot lie on every file system.
-    folder = Path(tempfile.mkdtemp(prefix="runnerwsgi-docker-", dir="/var/tmp"))
     mount_cgroups()
     with network_as_it_was():
+        # Not in .cache: the path of a socket is short, and images cannot lie on every file system.
+        folder = Path(tempfile.mkdtemp(prefix="runnerwsgi-docker-", dir="/var/tmp"))
         try:
             yield from serving(folder)
         finally:

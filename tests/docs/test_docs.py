@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+import runnerwsgi_docker as docker
 import runnerwsgi_wasm as wasm
 
 from docs.pages import DOCS, PAGES, ROOT, Block, anchors, blocks, headings
@@ -33,7 +34,9 @@ def commands(group, path="runnerwsgi"):
             yield from commands(command, f"{path} {name}")
 
 
-@pytest.mark.parametrize("row", [*SETTINGS, *wasm.SETTINGS], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [*SETTINGS, *wasm.SETTINGS, *docker.SETTINGS], ids=lambda row: row.name
+)
 def test_every_setting_has_a_heading_and_its_meaning(row):
     assert row.name.lower() in anchors(REFERENCE / "settings.md")
     assert row.meaning in (REFERENCE / "settings.md").read_text("utf-8")
