@@ -47,10 +47,7 @@ def image(engine, recipe):
     """The runner's image, built from this checkout; its name."""
     from runnerwsgi_docker.image import build
 
-    before = engine.inspect("image", recipe.tag)
-    built = build(engine, recipe)
-    if before and before["Id"] != built:
-        engine.run("image", "rm", "--force", before["Id"])
+    build(engine, recipe)
     return recipe.tag
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,8 @@ def build(
 ) -> str:
     """Build the image; its id.
 
+    The image that had the name before is removed, unless a container was made of it.
+
     Args:
         engine: builds it.
         recipe: how it is made.
@@ -83,6 +85,7 @@ def build(
         ConfigurationError: Docker says no, or something that goes in is missing.
     """
     prepare(engine, recipe, heard)
+    before = engine.inspect("image", recipe.tag)
     with _context(recipe) as folder:
         for line in engine.lines("build", *_options(recipe), str(folder)):
             if not _NOISE.match(line):
@@ -90,6 +93,9 @@ def build(
     found = engine.inspect("image", recipe.tag)
     if found is None:
         raise EngineError(f"The image {recipe.tag} was built, but is not there.", kind="other")
+    if before and before["Id"] != found["Id"] and len(before["RepoTags"]) < 2:
+        with suppress(EngineError):
+            engine.run("image", "rm", before["Id"])
     return str(found["Id"])
 
 

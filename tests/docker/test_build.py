@@ -69,6 +69,26 @@ def test_the_environment_says_how(engine, image, recipe, tag):
     assert theirs == ours
 
 
+def test_it_takes_the_place_of_the_image_that_had_its_name(engine, image, recipe, empty):
+    before = engine.inspect("image", empty)["Id"]
+    options = ("--base", recipe.base, "--wheels", recipe.wheels, "--tag", empty)
+    assert runnerwsgi_docker("build", *options)[0] == 0
+    assert engine.inspect("image", empty)["Id"] != before
+    assert engine.inspect("image", before) is None
+
+
+def test_an_image_of_which_there_is_a_container_stays(engine, image, recipe, empty):
+    before = engine.inspect("image", empty)["Id"]
+    container = engine.run("create", empty, "/never").strip()
+    try:
+        options = ("--base", recipe.base, "--wheels", recipe.wheels, "--tag", empty)
+        assert runnerwsgi_docker("build", *options)[0] == 0
+        assert engine.inspect("image", before)
+    finally:
+        engine.run("rm", container)
+        engine.run("image", "rm", before)
+
+
 def test_a_base_that_there_is_not(engine, recipe, tag):
     options = ("--wheels", recipe.wheels, "--base", "runnerwsgi-tests-nowhere:1", "--tag", tag)
     assert "`docker images` lists what is here" in failure("build", *options)
