@@ -249,6 +249,23 @@ def test_a_call_out_of_a_route_calls_no_route(site):
     assert call_route(True) == {"err": "denied"}
 
 
+def test_a_call_that_a_route_makes_says_so(site):
+    """The guest's route calls an extension, whose guest may then call no route."""
+    made = []
+
+    def application(environ, start_response):
+        made.append(token_of(site))
+        start_response("200 OK", [])
+        return [b""]
+
+    site.app.app = application
+    site.app._services.replace(site.app._service(site.gateway))
+    assert ask(site, token_of(site), "/ui-proxy/call-route", b'{"route": "/x"}').json == {"ok": ""}
+    answer = ask(site, made[0], "/ui-proxy/call-route", b'{"route": "/x"}')
+    assert answer.json == {"err": "denied"}
+    assert len(made) == 1
+
+
 def test_a_nested_call_does_not_wait_for_the_question_it_came_from(site):
     """A route that the guest calls asks an extension, which asks for its storage."""
     inner, other, answers = token_of(site, nested=True), token_of(site), []

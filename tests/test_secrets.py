@@ -174,3 +174,26 @@ def test_secrets_cost_no_import_of_cryptography():
 
     code = "import sys, runnerwsgi.secrets; sys.exit('cryptography' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_derived_keys_differ_by_purpose_and_tell_nothing_of_the_file(vault):
+    (one,) = vault.derive("one")
+    assert vault.derive("one") == (one,)
+    assert vault.derive("two") != (one,)
+    assert len(one) == 32
+    assert one not in vault.key_file.read_bytes()
+
+
+def test_keys_are_derived_from_each_line_of_the_file(vault, tmp_path):
+    old = vault.derive("one")
+    other = Vault(tmp_path / "other.key")
+    new = other.derive("one")
+    other.key_file.write_bytes(other.key_file.read_bytes() + vault.key_file.read_bytes())
+    assert Vault(other.key_file).derive("one") == (*new, *old)
+
+
+def test_nothing_is_derived_from_a_file_of_something_else(vault):
+    vault.key_file.parent.mkdir(exist_ok=True)
+    vault.key_file.write_text("not a key\n")
+    with pytest.raises(ConfigurationError, match="something else than keys"):
+        vault.derive("one")
