@@ -46,6 +46,11 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
         "What commands print. What is for programs goes to stdout, all the rest to stderr.",
         ("say", "note", "warn", "print_json", "print_table", "working"),
     ),
+    "runnerwsgi.client": (
+        "For backends whose runner is elsewhere.",
+        ("RunnerClient", "RunnerState"),
+    ),
+    "runnerwsgi.service_token": ("The secret that gateway and runner share.", ("ServiceToken",)),
     "runnerwsgi.testing": ("The contract kit for authors of backends.", ()),
 }
 

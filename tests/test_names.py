@@ -16,6 +16,8 @@ from runnerwsgi import (
     hookspecs,
 )
 from runnerwsgi.cli import ENTRIES
+from runnerwsgi.client import RunnerClient
+from runnerwsgi.service_token import ServiceToken
 
 NAMES = {
     "CapabilityError",
@@ -51,6 +53,16 @@ SIGNATURES = {
     Gateway.health: "(self)",
     Gateway.close: "(self)",
     Settings.from_env: "(env)",
+    RunnerClient: "(base, token, *, variable='RUNNER_BASE_URL', max_response_bytes=4194304, "
+    "callback_base=None, allow_insecure=False, idle=8, tls=None, greet=False)",
+    RunnerClient.execute: "(self, request)",
+    RunnerClient.ui_url: "(self, asset)",
+    RunnerClient.warm_up: "(self, bundle, timeout)",
+    RunnerClient.state: "(self, wait=2.0)",
+    RunnerClient.probe: "(self, timeout=2.0)",
+    RunnerClient.close: "(self)",
+    ServiceToken: "(value=None, file=None)",
+    ServiceToken.from_settings: "(settings)",
 }
 
 PRINCIPAL = [

@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
+from servers import runner
 from werkzeug.test import Client
 
 from docs.pages import DOCS, ROOT, blocks
@@ -118,6 +120,15 @@ def test_identify_names_the_tenant_of_a_session(written):
     identify = written("identity.md")("identity").identify
     assert identify({}) is None
     assert identify({"HTTP_X_DEMO_SESSION": "s3cr3t"}).tenant_id == "acme"
+
+
+def test_the_backend_whose_runner_is_elsewhere_executes_there(written, tmp_path):
+    plugin = written("write-a-backend.md")("runnerwsgi_shed").plugin
+    with runner(tmp_path / "home") as shed:
+        with closing(Gateway(plugin({"RUNNER_SHED_HOST": shed.url}))) as gateway:
+            assert gateway.probe() is True
+            assert gateway.health().status == "ok"
+        assert [line for line in shed.logged if line.get("event") == "execute"]
 
 
 def test_a_capability_answers_for_the_callers_tenant(written):
