@@ -111,7 +111,8 @@ class RemoteStore:
         self._trouble = 0.0, ""
         if data is None:
             raise BundleUnavailable(
-                f"{self.where} has no {key}: upload it with `runnerwsgi push --tenant`"
+                f"{self.where} has no {key}: upload it with `runnerwsgi push --tenant`",
+                missing=True,
             )
         return data
 

@@ -102,7 +102,10 @@ def test_a_bundle_is_executed_and_its_page_served(tmp_path, run, hello):
         assert (status, b"<h1>Hello</h1>" in answer) == (200, True)
         assert headers["cache-control"].endswith("immutable")
         status, _, health = server.send("GET", "/healthz", **token)
-        assert json.loads(health)["runner"]["backend"] == "wasm"
+        health = json.loads(health)
+        assert health["runner"]["backend"] == "wasm"
+        assert health["checks"]["canary"].startswith("executed in")
+        assert {"engine", "store", "cache"} <= set(health["checks"])
         assert server.send("POST", "/v1/execute", body, **JSON)[0] == 401
     assert server.process.returncode == 0
     (done,) = [entry for entry in server.logged if entry["event"] == "execute"]
