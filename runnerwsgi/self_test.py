@@ -95,21 +95,25 @@ class SelfTest:
                 return
 
     def _look(self) -> Health:
+        canary, executes = self._canary()
         try:
-            self.plugins = self.gateway.metadata()
             told = self.gateway.health()
+            self.plugins = self.gateway.metadata()
         except Exception as exc:  # whatever it is, the next look must come
-            return Health("unavailable", {"backend": repr(exc)})
-        try:
-            return Health(told.status, {**told.checks, "canary": self._canary()})
-        except RunnerError as exc:
-            return Health("unavailable", {**told.checks, "canary": str(exc)})
+            return Health("unavailable", {"backend": repr(exc), "canary": canary})
+        status = told.status if executes else "unavailable"
+        return Health(status, {**told.checks, "canary": canary})
 
-    def _canary(self) -> str:
+    def _canary(self) -> tuple[str, bool]:
+        """What became of the canary, and whether that is as it should be."""
         started = time.monotonic()
-        if not self.gateway.probe(CANARY_MS):
-            return "not there: the runner behind this one has none"
-        return f"executed in {(time.monotonic() - started) * 1000:.1f} ms"
+        try:
+            executed = self.gateway.probe(CANARY_MS)
+        except Exception as exc:
+            return (str(exc) if isinstance(exc, RunnerError) else repr(exc)), False
+        if not executed:
+            return "not there: the runner behind this one has none", True
+        return f"executed in {(time.monotonic() - started) * 1000:.1f} ms", True
 
     def _take(self, found: Health) -> None:
         failed = found.status == "unavailable"

@@ -332,8 +332,9 @@ def test_a_removed_bundle_is_gone_and_can_come_back(store):
     bundle = store.add(archive())
     assert store.remove(bundle.content_hash) is True
     assert store.remove(bundle.content_hash) is False
-    with pytest.raises(BundleUnavailable, match="is not in"):
+    with pytest.raises(BundleUnavailable, match="is not in") as failed:
         store.get(bundle.content_hash)
+    assert failed.value.missing
     assert [*store.root.rglob("*")] == [store.root / "sha256"]
     assert store.add(archive()) == bundle
 

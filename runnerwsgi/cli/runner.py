@@ -26,6 +26,7 @@ RESERVED_THREADS = 6
 DEFAULT_GRACE = 30
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_CONNECTIONS = 1000
+RECEIVED_AT_ONCE = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 # Gateways keep idle connections; the runner must not be the first to close one.
 IDLE_SECONDS = 120
@@ -102,6 +103,7 @@ def _serve(server: RunnerServer, host: str, port: int, grace: int) -> int:
         threads=threads,
         channel_timeout=IDLE_SECONDS,
         connection_limit=MAX_CONNECTIONS,
+        recv_bytes=RECEIVED_AT_ONCE,
         # What is a little too large is read and refused in our words; more is cut off.
         max_request_body_size=4 * room,
         max_request_header_size=MAX_HEADER_BYTES,

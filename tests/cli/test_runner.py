@@ -155,6 +155,26 @@ def test_what_cannot_be_read_is_answered_by_a_runner_too(tmp_path, slow, sent, s
     assert f"X-Runner: runnerwsgi/{__version__}\r\n".encode() in head
 
 
+def test_health_is_answered_at_once_however_many_calls_there_are(tmp_path, slow):
+    with runner(tmp_path / "home", RUNNER_MAX_PER_EXTENSION="10", **slow) as server:
+        statuses = []
+
+        def busy():
+            statuses.append(server.send("POST", "/v1/execute", call(b"1500"), **JSON)[0])
+
+        callers = [threading.Thread(target=busy) for _ in range(24)]
+        for caller in callers:
+            caller.start()
+        time.sleep(0.7)
+        started = time.monotonic()
+        assert json.loads(server.send("GET", "/healthz")[2])["runner"]["running"] == 10
+        assert server.send("GET", "/health/readiness")[0] == 200
+        assert time.monotonic() - started < 0.5
+        for caller in callers:
+            caller.join()
+    assert sorted(statuses) == [200] * 10 + [503] * 14
+
+
 # Its end
 
 

@@ -79,8 +79,9 @@ def test_what_the_server_does_wrong_is_one_sentence(web, open_at, make, fault, c
 @pytest.mark.parametrize("gone", [404, 410])
 def test_what_is_gone_is_missing(web, open_at, make, gone):
     web.fault = status(gone)
-    with pytest.raises(BundleUnavailable, match="has no tenants/acme"):
+    with pytest.raises(BundleUnavailable, match="has no tenants/acme") as failed:
         open_at(web.url).fetch(make()[0], 10.0)
+    assert failed.value.missing
 
 
 UPLOADS = {
