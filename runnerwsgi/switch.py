@@ -24,6 +24,9 @@ LOOK_S = 1.0
 # After a failure the database, or a backend that was refused, is left alone for longer.
 RETRY_S = 5.0
 REFUSED_S = 30.0
+# Calls after a pause wait for the look, or a backend that was left long ago would answer them.
+PAUSE_S = 3.0
+WAIT_S = 2.0
 FIXED = (
     "its RunnerMiddleware was given a Gateway, and does not know how another one is made: build it "
     "with RunnerMiddleware.from_env."
@@ -36,8 +39,9 @@ Serve = Callable[[Gateway], None]
 class Switch:
     """Looks at most once a second what backend is wished, and brings it into use.
 
-    The look, building and probing take place in a thread of their own: no request waits. A
-    backend that cannot be built or does not answer changes nothing.
+    The look, building and probing take place in a thread of their own; a request waits for it
+    only after a pause, and not for long. A backend that cannot be built or does not answer
+    changes nothing.
 
     Example::
 
@@ -82,20 +86,35 @@ class Switch:
         self._next_look = 0.0
         self._next_try = 0.0
         self._looker: threading.Thread | None = None
+        self._awaited: threading.Event | None = None
+        self._wait_until = 0.0
         self._lock = threading.Lock()
 
     def tick(self) -> None:
         """Look, if the last look is long enough ago; called for each request of ours."""
-        if time.monotonic() < self._next_look:
-            return
+        now, due = time.monotonic(), self._next_look
+        if now >= due:
+            self._start(now, after_pause=now > due + PAUSE_S)
+        if (looked := self._awaited) is not None:
+            looked.wait(max(0.0, self._wait_until - now))
+
+    def _start(self, now: float, *, after_pause: bool) -> None:
         with self._lock:
             if self._closed or (self._looker is not None and self._looker.is_alive()):
                 return
-            self._next_look = time.monotonic() + LOOK_S
-            self._looker = threading.Thread(
-                target=self._look, name="runnerwsgi-switch", daemon=True
+            looked = threading.Event()
+            looker = threading.Thread(
+                target=self._look, args=(looked,), name="runnerwsgi-switch", daemon=True
             )
-            self._looker.start()
+            if after_pause and self._build is not None:
+                self._awaited, self._wait_until = looked, now + WAIT_S
+            self._next_look = now + LOOK_S
+            try:
+                looker.start()
+            except RuntimeError:
+                self._awaited = None  # there is no thread to be had, as at the end of a process
+            else:
+                self._looker = looker
 
     def close(self) -> None:
         """Look no more, and be no longer counted."""
@@ -108,8 +127,12 @@ class Switch:
             self._is_known = False
             self._telling(lambda: self._switchboard.leave(self._process_id))
 
-    def _look(self) -> None:
-        self._telling(self._follow)
+    def _look(self, looked: threading.Event) -> None:
+        try:
+            self._telling(self._follow)
+        finally:
+            looked.set()
+            self._awaited = None
         if self._build is None and self._is_known:
             self._next_look = float("inf")
 

@@ -2,6 +2,7 @@
 
 import time
 
+import sqlalchemy as sa
 from support import EXTENSION, host_app, make_environ, pack_files, send, write_plugin
 
 from runnerwsgi import Installs, Principal, RunnerMiddleware, Settings, switch
@@ -131,3 +132,12 @@ def until(holds, seconds=10):
 def states_of(board):
     """The states of all processes."""
     return {process.state for process in board.processes()}
+
+
+def entries_of(home):
+    """How often each key was written, and by whom last."""
+    engine = sa.create_engine(Settings(home=home).database_url)
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT key, revision, value FROM storage_entries")).all()
+    engine.dispose()
+    return {row.key: (row.revision, row.value.decode()) for row in rows}

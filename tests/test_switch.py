@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-import sqlalchemy as sa
 from support import EXTENSION, host_app, make_environ, send
-from switching import Application, call_of, prepare, states_of, until
+from switching import Application, call_of, entries_of, prepare, states_of, until
 
 from runnerwsgi import Gateway, Principal, RunnerMiddleware, Settings
 from runnerwsgi import switch as switch_module
@@ -31,15 +32,6 @@ def board(home):
     database = Database(Settings(home=home).database_url)
     yield Switchboard(database)
     database.close()
-
-
-def entries_of(home):
-    """How often each key was written, and by whom last."""
-    engine = sa.create_engine(Settings(home=home).database_url)
-    with engine.connect() as connection:
-        rows = connection.execute(sa.text("SELECT key, revision, value FROM storage_entries")).all()
-    engine.dispose()
-    return {row.key: (row.revision, row.value.decode()) for row in rows}
 
 
 @contextmanager
@@ -233,6 +225,17 @@ def test_a_gateway_that_was_kept_hands_over_to_its_successor(home, board):
         current = send(application.app, make_environ(path="/")).environ["runnerwsgi.gateway"]
         assert current is application.app.gateway is not kept
         assert send(application.app, make_environ(path=url.partition("?")[0])).body == b"hello"
+
+
+def test_what_was_switched_to_answers_the_first_call_after_a_pause(home, board, monkeypatch):
+    monkeypatch.setattr(switch_module, "PAUSE_S", 0.1)
+    with Application(home, RUNNER_THREADS="16") as application:
+        for backend in (b"pen", b"ink"):
+            board.wish({"ink": backend.decode()})
+            time.sleep(0.2)
+            with ThreadPoolExecutor(4) as pool:
+                answers = [pool.submit(application.call) for _ in range(4)]
+                assert {answer.result().body for answer in answers} == {backend}
 
 
 def test_a_forked_process_follows_by_itself(home, board):

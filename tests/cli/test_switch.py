@@ -10,6 +10,7 @@ from support import host_app, make_environ, send
 from switching import Application, call_of, prepare, states_of, until
 
 from runnerwsgi import Gateway, Principal, RunnerMiddleware, Settings
+from runnerwsgi import switch as switch_module
 from runnerwsgi.cli import switch as command
 from runnerwsgi.database import Database
 from runnerwsgi.switchboard import Switchboard
@@ -115,11 +116,12 @@ def test_what_does_not_work_here_is_asked_of_nobody(
     assert board.number() == before
 
 
-def test_who_is_idle_is_told_and_changes_at_the_next_call(run, application):
+def test_who_is_idle_is_told_and_changes_at_the_next_call(run, application, monkeypatch):
+    monkeypatch.setattr(switch_module, "PAUSE_S", 0.5)
     said = run("switch", "pen")
     assert said.exit_code == 0
     assert "idle: changes to pen at its next call" in said.stdout
-    application.calls_until("pen", 2)
+    assert application.call().body == b"pen"
 
 
 def test_who_takes_too_long_goes_back(run, home, board):
