@@ -1,8 +1,10 @@
 """The backend `docker`: what is found at the container's address is told apart, and told."""
 
 import os
+import signal
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -10,10 +12,19 @@ import pytest
 from peers import always, each, peer, unused_port
 from runnerwsgi_docker import plugin, token_file
 from servers import runner, serving
-from support import EXTENSION, host_app, make_environ, pack_files, send
+from support import EXTENSION, host_app, make_environ, pack_files, send, write_plugin
 
-from runnerwsgi import Gateway, Installs, Principal, RunnerMiddleware, Settings
+from runnerwsgi import (
+    ExecuteRequest,
+    Gateway,
+    Installs,
+    Principal,
+    RunnerError,
+    RunnerMiddleware,
+    Settings,
+)
 from runnerwsgi.bundles import BundleStore
+from runnerwsgi.protocol import Context, HttpRequest, Limits
 
 TOKEN = "0123456789abcdef" * 3
 NOT_READY = b"HTTP/1.1 503 No\r\nX-Runner: runnerwsgi/9\r\nContent-Length: 0\r\n\r\n"
@@ -200,6 +211,94 @@ def test_the_token_that_docker_up_keeps_is_used_unless_one_is_named(tmp_path):
     sent = [TOKEN.encode() in one for one in server.requests]
     assert sent == [True, False]
     assert TOKEN[::-1].encode() in server.requests[1]
+
+
+# It notes what it executes, in a file that outlives it.
+TALLY = """
+import os
+import time
+from runnerwsgi import ExecuteResponse, Health, hookimpl
+
+
+class Tally:
+    def __init__(self, file):
+        self.file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    @hookimpl
+    def runner_execute(self, request):
+        os.write(self.file, request.http.path.encode() + b" ")
+        time.sleep(0.02)
+        return ExecuteResponse(200, (), request.http.body)
+
+    @hookimpl
+    def runner_resolve_ui_url(self, asset):
+        return "file:///none"
+
+    @hookimpl
+    def runner_health(self):
+        return Health("ok")
+
+
+def plugin(env):
+    return Tally(env["RUNNER_TALLY_FILE"])
+"""
+CALLERS = 8
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL], ids=["told to end", "killed"])
+def test_a_restart_under_load_costs_only_the_calls_that_were_in_it(tmp_path, monkeypatch, sign):
+    write_plugin(tmp_path, "tally", TALLY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    port, stop = unused_port(), threading.Event()
+    env = {"RUNNER_BACKEND": "tally", "RUNNER_TALLY_FILE": str(tmp_path / "tally")}
+    address = {"RUNNER_HOME": str(tmp_path), "RUNNER_DOCKER_HOST": f"http://127.0.0.1:{port}"}
+
+    def call(gateway, caller):
+        answers, number = {}, 0
+        while not stop.is_set():
+            path, number = f"/{caller}-{number}", number + 1
+            request = ExecuteRequest(
+                Context("t1", EXTENSION, "sha256:" + "0" * 64),
+                HttpRequest("POST", path),
+                Limits(timeout_ms=5000),
+                idempotency_key=path,
+            )
+            try:
+                answers[path] = gateway.execute(request).status
+            except RunnerError as error:
+                answers[path] = error.code
+                time.sleep(0.01)
+        return answers
+
+    with (
+        closing(Gateway(plugin(address), names=["docker"])) as gateway,
+        runner(tmp_path, "--port", str(port), **env) as first,
+        ThreadPoolExecutor(CALLERS) as pool,
+    ):
+        callers = [pool.submit(call, gateway, number) for number in range(CALLERS)]
+        try:
+            time.sleep(0.5)
+            first.process.send_signal(sign)
+            first.process.wait(15)
+            with runner(tmp_path, "--port", str(port), **env):
+                time.sleep(0.5)
+                stop.set()
+                answers = {k: v for caller in callers for k, v in caller.result().items()}
+                last = [caller.result().popitem()[1] for caller in callers]
+        finally:
+            stop.set()
+
+    executed = Counter((tmp_path / "tally").read_text().split())
+    del executed["/"]  # the runner's look at itself
+    by_answer = Counter(answers.values())
+    assert max(executed.values()) == 1
+    assert by_answer[200] > CALLERS
+    assert last == [200] * CALLERS  # and nobody had to be started again
+    assert set(by_answer) <= {200, "backend-unreachable", "backend-starting", "outcome-unknown"}
+    # Only what was in it when it was killed has an unknown fate; all the rest is certain.
+    assert by_answer["outcome-unknown"] <= (CALLERS if sign == signal.SIGKILL else 0)
+    for path, answer in answers.items():
+        assert answer == "outcome-unknown" or executed[path] == (answer == 200), (path, answer)
 
 
 APP = """
