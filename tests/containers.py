@@ -39,7 +39,9 @@ def recipe(engine):
     base = os.environ.get("RUNNER_DOCKER_BASE", local)
     wheels = os.environ.get("RUNNER_DOCKER_WHEELS", WHEELS / base.replace("/", "-"))
     place = hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
-    return image.Recipe(f"runnerwsgi-tests:{place}", base, Path(wheels))
+    recipe = image.Recipe(f"runnerwsgi-tests:{place}", base, Path(wheels))
+    image.prepare(engine, recipe)
+    return recipe
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import importlib.util
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from runnerwsgi.errors import ConfigurationError
@@ -76,13 +76,14 @@ def _names(dist: Distribution) -> list[str]:
 
 
 def _installed() -> Distribution:
-    try:
-        return distribution(NAME)
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "runnerwsgi runs from a folder that is not installed, so no image can be made of it. "
-            "Install it, with `pip install -e .` in its checkout, and try again."
-        ) from None
+    for dist in distributions(name=NAME):
+        # Not the *.egg-info that setuptools leaves in a checkout, where `python -m` looks first.
+        if dist.read_text("METADATA"):
+            return dist
+    raise ConfigurationError(
+        "runnerwsgi runs from a folder that is not installed, so no image can be made of it. "
+        "Install it, with `pip install -e .` in its checkout, and try again."
+    )
 
 
 def _packages(dist: Distribution) -> Iterator[tuple[str, bytes]]:

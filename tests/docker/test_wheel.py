@@ -55,3 +55,11 @@ def test_what_the_image_requires(written):
     assert {"waitress", "SQLAlchemy", "wasmtime", "boto3"} <= names
     assert not {"pytest", "mypy", "runnerwsgi"} & names
     assert all(Requirement(line).marker is None for line in own.requirements())
+
+
+def test_traces_of_setuptools_in_a_checkout_do_not_count(written, tmp_path):
+    (tmp_path / "runnerwsgi.egg-info").mkdir()
+    (tmp_path / "runnerwsgi.egg-info" / "PKG-INFO").write_text("Name: runnerwsgi\nVersion: 0.0.1\n")
+    code = "from runnerwsgi_docker import wheel; print(wheel.version(), wheel.fingerprint())"
+    told = run(sys.executable, "-c", code, cwd=tmp_path).split()
+    assert told == [own.version(), own.fingerprint()]
