@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 # What other gateways see beside an outcome; ours goes by the outcome (protocol §2).
 _STATUSES: Mapping[Outcome, int] = {"timeout": 504, "out_of_fuel": 504, "internal": 500}
 _FAILED = 502
+# A page waits this long for a bundle that must be fetched; the fetch goes on for its next try.
+_UI_SECONDS = 10.0
 
 
 class WasmBackend:
@@ -139,9 +141,10 @@ class WasmBackend:
 
         Raises:
             BundleUnavailable: the bundle is not in the store.
+            BackendStarting: it is still being fetched.
         """
         bundle = Bundle(asset.tenant_id, asset.extension_id, asset.content_hash)
-        return (self._store.fetch(bundle).path / "ui" / asset.path).as_uri()
+        return (self._store.fetch(bundle, _UI_SECONDS).path / "ui" / asset.path).as_uri()
 
     @hookimpl
     def runner_warm_up(self, bundle: Bundle) -> WarmUp:

@@ -25,7 +25,7 @@ from wasmtime.component import Component
 from runnerwsgi.errors import BackendStarting, ConfigurationError, StorageError
 
 from .engine import SETTINGS, VERSION, Engine
-from .faults import NotRunnable
+from .faults import CompileError, NotRunnable
 from .guest import Guest
 
 if TYPE_CHECKING:
@@ -285,6 +285,11 @@ class Guests:
     def _compile(self, path: Path, fuel: bool, wasm: Path) -> None:
         try:
             self._compile_once(path, fuel, wasm)
+        except CompileError as exc:
+            if wasm.exists():
+                raise
+            # The bundle had to make room for others. It is not refused: it is fetched again.
+            raise BackendStarting("the bundle went while it was being compiled") from exc
         except OSError as exc:
             raise StorageError(
                 f"The code cache {self._folder.root} cannot be written: {exc.strerror}. "

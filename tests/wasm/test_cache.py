@@ -286,3 +286,13 @@ def test_many_threads_get_their_own_answers(fresh):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(rig.backend.runner_execute, requests))
     assert [answer.body for answer in answers] == bodies
+
+
+def test_a_bundle_that_went_while_it_was_compiled_is_not_refused(fresh):
+    rig = fresh()
+    stored = rig.store.get(rig.add(ECHO))
+    aside = stored.wasm.rename(stored.wasm.with_name("aside"))
+    with pytest.raises(BackendStarting, match="went while"):
+        rig.warm_up(ECHO)
+    aside.rename(stored.wasm)
+    assert rig.warm_up(ECHO).compiled
