@@ -675,6 +675,26 @@ def test_a_store_that_cannot_be_reached_is_not_a_missing_file(rig):
     assert (answer.status, answer.code) == (502, "bundle-unavailable")
 
 
+def test_files_that_hang_leave_threads_for_the_rest(rig):
+    go = Event()
+
+    class Hanging(Backend):
+        @hookimpl
+        def runner_resolve_ui_url(self, asset):
+            assert go.wait(10)
+            raise BundleUnavailable("too late")
+
+    one = rig(backend=Hanging, threads=3)
+    caller = Thread(target=one.file)
+    caller.start()
+    time.sleep(0.1)
+    answer = one.file()
+    assert (answer.status, answer.code) == (503, "overloaded")
+    assert one.send("GET", "/health/liveness").status == 200
+    go.set()
+    caller.join()
+
+
 def test_an_application_that_may_frame_a_file_is_named(rig):
     one = rig(public_origins=("https://app.example.com",))
     policy = one.file().header("content-security-policy")

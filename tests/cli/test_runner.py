@@ -211,6 +211,39 @@ def test_readiness_ends_while_calls_still_run(tmp_path, slow):
         caller.join()
 
 
+def test_a_call_that_is_half_sent_is_still_taken(tmp_path, slow):
+    body = call(b"10")
+    head = f"POST /v1/execute HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/json\r\n\r\n"
+    with (
+        runner(tmp_path / "home", **slow) as server,
+        socket.create_connection(address(server), timeout=10) as raw,
+    ):
+        raw.sendall(head.encode() + body[:20])
+        time.sleep(0.2)
+        server.process.terminate()
+        time.sleep(0.8)
+        raw.sendall(body[20:])
+        answer = raw.makefile("rb").read()
+        assert server.process.wait(10) == 0
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"Connection: close" in answer
+    assert b'"outcome":"ok"' in answer
+
+
+def test_idle_connections_do_not_keep_it(tmp_path, slow):
+    with runner(tmp_path / "home", **slow) as server:
+        idle = [socket.create_connection(address(server), timeout=10) for _ in range(3)]
+        time.sleep(0.2)
+        started = time.monotonic()
+        server.process.terminate()
+        assert [one.recv(1) for one in idle] == [b""] * 3
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - started < 3
+        for one in idle:
+            one.close()
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["the grace is over", "a second signal"])
 def test_a_call_that_takes_too_long_is_cut_off(tmp_path, slow, again):
     grace = "30" if again else "1"
