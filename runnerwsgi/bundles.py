@@ -275,8 +275,9 @@ class BundleStore:
         store.get(bundle.content_hash).ui_digests
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, setting: str = "RUNNER_BUNDLE_STORE") -> None:
         self.root = root.absolute()
+        self._setting = setting
 
     @classmethod
     def from_url(cls, url: str) -> BundleStore:
@@ -441,7 +442,7 @@ class BundleStore:
         except OSError as error:
             raise StorageError(
                 f"The bundle store {self.root} cannot be {what}: {error.strerror}. "
-                "Check its free space, inodes and permissions (RUNNER_BUNDLE_STORE)."
+                f"Check its free space, inodes and permissions ({self._setting})."
             ) from error
 
 

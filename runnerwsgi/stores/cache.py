@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -18,13 +19,15 @@ log = logging.getLogger(__name__)
 _USE_SECONDS = 30.0
 # What a file takes on disk is counted in these, whatever the file system's blocks are.
 _BLOCK_BYTES = 512
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Cache:
     """A folder of bundles of which those that were used longest ago go first.
 
     Several processes may share it. The size is what the files take on disk; it is kept after
-    each addition, and the bundle that was just added stays, however large it is.
+    each addition, and the bundle that was just added stays, however large it is. A disk that is
+    full sooner costs the half that was used longest ago.
 
     Example::
 
@@ -34,7 +37,7 @@ class Cache:
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
-        self._store = BundleStore(root)
+        self._store = BundleStore(root, setting="RUNNER_BUNDLE_CACHE_MB")
         self._max_bytes = max_bytes
         self.root = self._store.root
 
@@ -58,10 +61,15 @@ class Cache:
             BundleError: the archive is refused.
             StorageError: the folder cannot be written.
         """
-        bundle = self._store.add(data, expected_hash)
+        try:
+            bundle = self._store.add(data, expected_hash)
+        except StorageError as exc:
+            if not (_is_full(exc) and self._make_room(_size(self.root) // 2)):
+                raise
+            bundle = self._store.add(data, expected_hash)
         with suppress(OSError):
             os.utime(bundle.archive)
-        self._make_room(keep=bundle.path)
+        self._make_room(self._max_bytes, keep=bundle.path)
         return bundle
 
     def have(self, content_hash: str, archive: Callable[[], bytes]) -> StoredBundle:
@@ -76,19 +84,26 @@ class Cache:
         except BundleUnavailable:
             return self.add(archive(), content_hash)
 
-    def _make_room(self, keep: Path) -> None:
-        total = _size(keep)
+    def _make_room(self, max_bytes: int, keep: Path | None = None) -> bool:
+        """Remove what is above a size, and say whether there was something."""
+        total, removed = _size(keep) if keep else 0, False
         others = [path for path in (self.root / "sha256").iterdir() if path != keep]
         for folder in sorted(others, key=_last_used, reverse=True):
             total += _size(folder)
-            if total > self._max_bytes:
+            if total > max_bytes:
                 self._remove(f"sha256:{folder.name}")
+                removed = True
+        return removed
 
     def _remove(self, content_hash: str) -> None:
         try:
             self._store.remove(content_hash)
         except StorageError as exc:
             log.warning("%s is not used any more and stays: %s", content_hash, exc)
+
+
+def _is_full(exc: StorageError) -> bool:
+    return isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _FULL
 
 
 def _last_used(folder: Path) -> float:

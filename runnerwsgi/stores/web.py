@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
     from runnerwsgi.secrets import Secret
 
+_NO_UPLOADS = "it takes no uploads (PUT): push to where its files come from"
 _STATUSES = {
     401: "it wants to know who asks: set RUNNER_BUNDLE_STORE_TOKEN",
     403: "it refuses: check RUNNER_BUNDLE_STORE_TOKEN, and what that token may do there",
     404: "there is no such place: check RUNNER_BUNDLE_STORE",
-    405: "it takes no uploads (PUT): push to where its files come from",
+    405: _NO_UPLOADS,
     413: "it takes no uploads of this size: raise its limit",
+    501: _NO_UPLOADS,
     507: "it is full: free some space there",
 }
 

@@ -87,6 +87,7 @@ def test_what_is_gone_is_missing(web, open_at, make, gone):
 UPLOADS = {
     "no such place": (404, "there is no such place"),
     "read only": (405, "takes no uploads"),
+    "reads only": (501, "takes no uploads"),
     "refused": (403, "it refuses"),
     "too large": (413, "raise its limit"),
     "full": (507, "it is full"),
