@@ -30,7 +30,10 @@ from .engine import Engine
 def build(
     tag: str | None, base: str | None, wheels: Path | None, no_cache: bool, quiet: bool
 ) -> None:
-    """Build the runner's image from the runnerwsgi that is installed here."""
+    """Build the runner's image.
+
+    What goes in is the runnerwsgi that is installed here, a checkout included.
+    """
     usual = image.Recipe.from_env(os.environ)
     recipe = image.Recipe(
         tag or usual.tag, base or usual.base, wheels or usual.wheels, cached=not no_cache
@@ -43,9 +46,10 @@ def build(
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--base", metavar="IMAGE", help="Image to run on.  [default: RUNNER_DOCKER_BASE]")
 def wheels(folder: Path, base: str | None) -> None:
-    """Download what the image requires into FOLDER, for `build --wheels FOLDER`.
+    """Download wheels for `build --wheels`.
 
-    The wheels fit the Python of the base image. A build from them needs no network.
+    FOLDER gets what the image requires, for the Python of the base image. A build from it needs no
+    network.
     """
     base = base or image.Recipe.from_env(os.environ).base
     count = image.download(Engine(), base, folder)
