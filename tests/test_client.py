@@ -467,28 +467,6 @@ def test_a_call_that_is_refused_for_its_token_is_known_at_once():
         assert client.state(wait=0).kind == "wrong-token"
 
 
-def test_a_look_under_way_in_the_parent_does_not_blind_a_forked_child():
-    looking, release = threading.Event(), threading.Event()
-
-    def script(talk):
-        while talk.request():
-            looking.set()
-            release.wait(5)
-            talk.send(http(200, {"status": "ok"}))
-
-    with peer(script) as server:
-        client = client_to(server.url)
-        asking = threading.Thread(target=client.state)
-        asking.start()
-        looking.wait(5)
-        # A child is another process with this one's memory; here its number is enough.
-        client._latest._pid -= 1
-        release.set()
-        assert client.state().kind == "ok"
-        asking.join()
-    assert len(server.requests) == 2
-
-
 # A runner that is really there.
 
 
