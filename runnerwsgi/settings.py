@@ -329,7 +329,8 @@ SETTINGS: tuple[Setting, ...] = (
         listed(origin),
         (),
         "The application's own origins: calls with any other `Origin` are refused, and unsafe ones "
-        "are accepted from them where a browser sends no `Sec-Fetch-Site`.",
+        "are accepted from them where a browser sends no `Sec-Fetch-Site`. Nobody else frames an "
+        "extension's page.",
     ),
     Setting(
         "RUNNER_EGRESS_ALLOW",

@@ -31,6 +31,7 @@ PASSED = (
     "RUNNER_MAX_BODY_BYTES",
     "RUNNER_MAX_RESPONSE_BYTES",
     "RUNNER_MEMORY_MB",
+    "RUNNER_PUBLIC_ORIGINS",  # who may frame a page that it serves itself
     "RUNNER_THREADS",
     "RUNNER_TIMEOUT_MS",
 )
