@@ -34,6 +34,9 @@ class Backend:
         if request.capabilities is None:
             return ExecuteResponse(200, (), request.http.body)
         key = request.http.path.strip("/")
+        if key == "client":
+            whose = request.capabilities.call("clients", "get-client", ("c1",), 5.0)
+            return ExecuteResponse(200, (("content-type", "text/plain"),), whose)
         assert self.is_open, "closed while it was in use"
         entry = {{"namespace": "calls", "key": key, "value": b"{name}", "revision": None}}
         request.capabilities.call("storage", "put", (entry,), 5.0)
@@ -47,6 +50,10 @@ class Backend:
     @hookimpl
     def runner_health(self):
         return Health("ok")
+
+    @hookimpl
+    def runner_capabilities(self):
+        return {{"clients": {{"get-client": lambda call, client: b"a client of {name}'s"}}}}
 
     @hookimpl
     def runner_close(self):
@@ -82,7 +89,7 @@ def install(home):
     settings.make_home()
     bundle = BundleStore.from_url(settings.bundle_store).add(pack_files(home / "source"))
     installs = Installs.from_settings(settings)
-    grants = {"ui_digests": bundle.ui_digests, "grants": ["cap:storage.kv"]}
+    grants = {"ui_digests": bundle.ui_digests, "grants": ["cap:storage.kv", "cap:client.read"]}
     installs.add("t1", EXTENSION, bundle.content_hash, bundle.manifest, **grants)
     installs.close()
 

@@ -55,6 +55,12 @@ class Backend:
         return self.answer("health")
 
 
+class Warm(Backend):
+    @hookimpl
+    def runner_warm_up(self, bundle):
+        return WarmUp(compiled=True, ms=1)
+
+
 class Observer:
     def __init__(self, name="observer"):
         self.name = name
@@ -289,6 +295,23 @@ def test_closing_twice_closes_once():
     gateway.close()
     gateway.close()
     assert closed == [1]
+
+
+def test_what_is_asked_of_a_gateway_that_handed_over_is_its_successors():
+    more = make(
+        runner_authorize=lambda self, principal, install, method, path: False,
+        runner_metadata=lambda self: {"version": "2"},
+    )
+    old = Gateway(Backend(health=Health("degraded")))
+    current = Gateway(Warm(ExecuteResponse(201), url="https://new.test/"), more)
+    old.hand_over(lambda: current)
+    assert old.execute(REQUEST).status == 201
+    assert old.resolve_ui_url(ASSET) == "https://new.test/"
+    assert old.health() == Health("ok")
+    assert old.warm_up(Bundle("t", "e", HASH)).compiled
+    assert {"version": "2"} in old.metadata().values()
+    with pytest.raises(Forbidden):
+        old.authorize(Principal("t", "u"), None, "GET", "/")
 
 
 def test_a_public_url_needs_a_middleware():

@@ -238,6 +238,32 @@ def test_what_was_switched_to_answers_the_first_call_after_a_pause(home, board, 
                 assert {answer.result().body for answer in answers} == {backend}
 
 
+def test_what_plugins_provide_changes_with_their_gateway(home, board):
+    with Application(home) as application:
+        assert application.call("client").body == b"a client of ink's"
+        board.wish({"ink": "pen"})
+        application.calls_until("pen")
+        assert application.call("client").body == b"a client of pen's"
+
+
+def test_a_database_that_fails_is_told_once_and_looked_at_again(home, board, monkeypatch, caplog):
+    monkeypatch.setattr(switch_module, "RETRY_S", 0.02)
+    with Application(home) as application:
+        until(lambda: application.call() and board.processes())
+        board.wish({"ink": "pen"})
+        application.app.installs.close()
+        home.rename(home.with_name("elsewhere"))
+        home.touch()
+        until(lambda: ticked(application).status == 200 and "Nobody can switch" in caplog.text)
+        for _ in range(5):
+            time.sleep(0.03)
+            assert ticked(application).header("x-runner-backend") == "ink"
+        home.unlink()
+        home.with_name("elsewhere").rename(home)
+        until(lambda: ticked(application).header("x-runner-backend") == "pen")
+    assert caplog.text.count("Nobody can switch") == 1
+
+
 def test_a_forked_process_follows_by_itself(home, board):
     with Application(home) as application:
         until(lambda: application.call() and board.processes())
