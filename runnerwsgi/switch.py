@@ -81,7 +81,9 @@ class Switch:
     def _begin(self) -> None:
         """What is each process's own."""
         self._process_id = uuid.uuid4().hex
-        self._is_known = False
+        self._pid = os.getpid()
+        self._born = birth(self._pid)
+        self._told: Process | None = None
         self._is_failing = False
         self._next_look = 0.0
         self._next_try = 0.0
@@ -123,8 +125,8 @@ class Switch:
             looker = self._looker
         if looker is not None:
             looker.join()
-        if self._is_known:
-            self._is_known = False
+        if self._told is not None:
+            self._told = None
             self._telling(lambda: self._switchboard.leave(self._process_id))
 
     def _look(self, looked: threading.Event) -> None:
@@ -133,7 +135,7 @@ class Switch:
         finally:
             looked.set()
             self._awaited = None
-        if self._build is None and self._is_known:
+        if self._build is None and self._told is not None:
             self._next_look = float("inf")
 
     def _telling(self, act: Callable[[], None]) -> None:
@@ -153,11 +155,11 @@ class Switch:
         if self._build is not None and backend != self._backend:
             if number != self._number or time.monotonic() >= self._next_try:
                 self._change(self._build, number, backend)
-        elif number != self._number or not self._is_known:
+        else:
             self._number = number
             if self._build is not None:
                 self._state, self._error = "settled", ""
-            self._report()
+        self._report()
 
     def _change(self, build: Build, number: int, backend: str) -> None:
         self._number, self._state, self._error = number, "changing", ""
@@ -172,25 +174,24 @@ class Switch:
         else:
             self._state, self._backend = "settled", backend
             emit(log, logging.INFO, "backend_switched", backend=backend, before=before)
-        self._report()
 
     def _report(self) -> None:
-        if not self._is_known:
-            self._switchboard.processes()  # removes what the dead have left
-        pid = os.getpid()
-        self._switchboard.report(
-            Process(
-                process_id=self._process_id,
-                pid=pid,
-                born=birth(pid),
-                configured=self._configured,
-                backend=self._backend,
-                number=self._number,
-                state=self._state,
-                error=self._error,
-            )
+        """Write down how this process is, where that is not what was written last."""
+        process = Process(
+            process_id=self._process_id,
+            pid=self._pid,
+            born=self._born,
+            configured=self._configured,
+            backend=self._backend,
+            number=self._number,
+            state=self._state,
+            error=self._error,
         )
-        self._is_known = True
+        if self._told is None:
+            self._switchboard.processes()  # removes what the dead have left
+        if process != self._told:
+            self._switchboard.report(process)
+            self._told = process
 
 
 def bring_in(build: Build, serve: Serve, backend: str) -> None:
