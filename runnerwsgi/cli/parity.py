@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -103,9 +104,9 @@ def parity(
             _tried(backend, samples, install, known, settings)
             for backend in (*backends, backends[0])
         ]
-    found = list(_compared(samples, backends, runs))
-    moving = _moving(samples, runs)
-    _report(name, backends, samples, found, moving)
+    labels = list(_labels(samples))
+    found = list(_compared(labels, backends, runs))
+    _report(name, backends, labels, found, _moving(labels, runs))
     if found:
         ctx.exit(1)
 
@@ -204,28 +205,35 @@ class _Asker:
         self._middleware.close()
 
 
+def _labels(samples: Iterable[Sample]) -> Iterator[str]:
+    """How each request is shown; one that comes again is numbered."""
+    seen: Counter[str] = Counter()
+    for sample in samples:
+        seen[sample.label] += 1
+        count = seen[sample.label]
+        yield sample.label if count == 1 else f"{sample.label} [{count}]"
+
+
 def _compared(
-    samples: Sequence[Sample], backends: Sequence[str], runs: Sequence[Sequence[Seen]]
+    labels: Sequence[str], backends: Sequence[str], runs: Sequence[Sequence[Seen]]
 ) -> Iterator[Difference]:
     first, *others, again = runs
-    for number, sample in enumerate(samples):
+    for number, label in enumerate(labels):
         for backend, seen in zip(backends[1:], others, strict=True):
-            yield from differences(
-                sample.label, backend, first[number], seen[number], again[number]
-            )
+            yield from differences(label, backend, first[number], seen[number], again[number])
 
 
-def _moving(samples: Sequence[Sample], runs: Sequence[Sequence[Seen]]) -> Mapping[str, list[str]]:
+def _moving(labels: Sequence[str], runs: Sequence[Sequence[Seen]]) -> Mapping[str, list[str]]:
     """What is not compared, by request: it changes by itself."""
-    pairs = zip(samples, runs[0], runs[-1], strict=True)
-    found = {sample.label: sorted(varying(first, again)) for sample, first, again in pairs}
+    pairs = zip(labels, runs[0], runs[-1], strict=True)
+    found = {label: sorted(varying(first, again)) for label, first, again in pairs}
     return {label: names for label, names in found.items() if names}
 
 
 def _report(
     extension: str,
     backends: Sequence[str],
-    samples: Sequence[Sample],
+    labels: Sequence[str],
     found: Sequence[Difference],
     moving: Mapping[str, list[str]],
 ) -> None:
@@ -234,7 +242,7 @@ def _report(
             {
                 "extension": extension,
                 "backends": list(backends),
-                "requests": [sample.label for sample in samples],
+                "requests": list(labels),
                 "differences": [asdict(each) for each in found],
                 "varying": moving,
             }
@@ -250,7 +258,7 @@ def _report(
         count = output.counted(sum(map(len, moving.values())), "value")
         output.note(f"Not compared: {count} of another content each time; --json names them.")
     told = output.counted(len(found), "difference") if found else "no difference"
-    tried = output.counted(len(samples), "request")
+    tried = output.counted(len(labels), "request")
     output.say(f"{extension} on {' and '.join(backends)}: {told} in {tried}.")
 
 

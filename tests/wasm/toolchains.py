@@ -32,9 +32,8 @@ def _once(path, build):
     return path
 
 
-def python_guest():
-    """A component of `guests/python`, made with componentize-py."""
-    source = HERE / "python" / "app.py"
+def python_guest(source=HERE / "python" / "app.py"):
+    """A component of `guests/python`, or of another `app.py`, made with componentize-py."""
 
     def build(scratch):
         shutil.copy(source, scratch)
