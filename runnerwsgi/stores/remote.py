@@ -87,10 +87,11 @@ class RemoteStore:
 
     def fetch(self, bundle: Bundle, timeout: float | None = None) -> StoredBundle:
         """A bundle, from the cache or from the source; see :meth:`Store.fetch`."""
-        key = storage_key(bundle)
         try:
             return self._cache.get(bundle.content_hash)
         except BundleUnavailable:
+            # Only now does it matter whose it is: AlgaPSA's gateway asks for UI files by hash.
+            key = storage_key(bundle)
             return self._flights.join(bundle, lambda: self._bring(bundle, key), timeout)
 
     def _bring(self, bundle: Bundle, key: str) -> StoredBundle:
