@@ -156,9 +156,20 @@ def fields(record):
 
 def test_the_backend_keeps_the_contract(written, tmp_path):
     written("write-a-backend.md")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mirror.py"]
-    env = os.environ | {"PYTHONPATH": str(tmp_path), "RUNNER_TEST_STRICT": ""}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert_passes(tmp_path, "test_mirror.py")
+
+
+def test_the_remote_backend_keeps_its_contract(written, tmp_path):
+    written("write-a-backend.md")
+    with runner(tmp_path / "home") as shed:
+        assert_passes(tmp_path, "test_shed.py", RUNNER_SHED_HOST=shed.url)
+
+
+def assert_passes(folder, file, **env):
+    """Run a guide's tests as its reader does."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    env = os.environ | {"PYTHONPATH": str(folder), "RUNNER_TEST_STRICT": ""} | env
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout)
 
