@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +89,10 @@ class PerProcess:
         self._make = make
         self._made: Process | None = None
         self._lock = threading.Lock()
-        # A lock that a thread of the parent holds would never be released in the child.
-        os.register_at_fork(after_in_child=self._renew_lock)
+        _all.add(self)
 
-    def _renew_lock(self) -> None:
+    def renew_lock(self) -> None:
+        """In a forked child: a lock that a thread of the parent holds is never released there."""
         self._lock = threading.Lock()
 
     def known(self) -> Process | None:
@@ -117,3 +118,15 @@ class PerProcess:
             if found := self.known():
                 self._made = None
                 found.close()
+
+
+# A backend may be replaced again and again; what is registered for forks stays for ever.
+_all: weakref.WeakSet[PerProcess] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for processes in tuple(_all):
+        processes.renew_lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
