@@ -3,11 +3,12 @@
 import http.client
 import json
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import runnerwsgi_docker
 from rust_runner import IMMUTABLE, MAX_BODY, RustRunner
-from support import pack_files
+from support import Site, pack_files
 from wasm.rig import guest
 from wasmtime import wat2wasm
 
@@ -157,6 +158,53 @@ def test_a_ui_file_is_where_it_says(gateway, rust):
     url = gateway.resolve_ui_url(UiAsset(TENANT, EXTENSION, rust.hashes["echo"], "a+b/c.css"))
     status, _, body = get(rust, url.removeprefix(rust.url), **{"X-Tenant-Id": TENANT})
     assert (status, body) == (200, b"p {}")
+
+
+class TestThroughAnApplication:
+    """What a browser sees of it: our rules, whatever it puts on its answers."""
+
+    FILES: ClassVar = {
+        "manifest.json": b'{"name":"acme.hello","version":"1.0.0"}',
+        "dist/main.wasm": bytes(wat2wasm(GUESTS["echo"])),
+        **PAGES,
+    }
+
+    @pytest.fixture(params=[True, False], ids=["digests known", "digests unknown"])
+    def site(self, request, rust, tmp_path):
+        def backend(store):
+            return backend_at(rust.url, tmp_path)
+
+        with Site(tmp_path, backend=backend, files=self.FILES) as site:
+            site.install(digests=request.param)
+            archive = pack_files(tmp_path / "published", self.FILES)
+            assert rust.publish("t1", "acme.hello", archive) == site.bundle.content_hash
+            yield site
+
+    def test_a_call(self, site):
+        answer = site.call("POST", body=b"hi")
+        assert (answer.status, answer.body) == (200, b"hi")
+        assert answer.header("Cache-Control") == "no-store"
+
+    def test_a_file(self, site):
+        answer = site.file("app.js")
+        assert (answer.status, answer.body) == (200, b"1")
+        assert answer.header("Content-Type") == "text/javascript; charset=utf-8"
+        assert answer.header("X-Content-Type-Options") == "nosniff"
+
+    def test_a_part_of_a_file_though_it_knows_no_parts(self, site):
+        answer = site.file("index.html", HTTP_RANGE="bytes=3-7")
+        assert (answer.status, answer.body) == (206, b"hello")
+
+    def test_a_file_that_it_will_not_serve(self, site):
+        answer = site.file("x.txt")
+        assert (answer.status, answer.header("Cache-Control")) == (502, "no-store")
+
+    def test_a_bundle_that_it_lost(self, site, rust):
+        rust.published.discard(("t1", "acme.hello", site.bundle.content_hash))
+        assert site.call().code == "bundle-unavailable"
+        missing = site.file("a+b/c.css")
+        assert missing.status in (404, 502)
+        assert missing.header("Cache-Control") == "no-store"
 
 
 # What it does byte by byte, where our own runner differs: nothing below is to be relied on.
