@@ -24,6 +24,8 @@ from .errors import (
     OutcomeUnknown,
     Overloaded,
     Refused,
+    RunnerError,
+    StorageError,
     TooManyRequests,
 )
 from .origins import Origin, inner_kind, parse_http_url
@@ -403,8 +405,11 @@ def _code_of(answer: Answer) -> str:
     return str(_json_object(answer.body).get("code"))
 
 
-def _refusal(answer: Answer) -> Refused:
-    kind = _REFUSALS.get(_code_of(answer), Overloaded)
+def _refusal(answer: Answer) -> RunnerError:
+    code = _code_of(answer)
+    if code == StorageError.code:
+        return StorageError("the runner cannot use its disk or its store; its log says what failed")
+    kind = _REFUSALS.get(code, Overloaded)
     given = answer.headers.get("retry-after", "")
     after = int(given) if given.isascii() and given.isdigit() and len(given) < 5 else 1
     return kind("the runner said so", retry_after=after)

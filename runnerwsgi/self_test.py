@@ -120,7 +120,7 @@ class SelfTest:
         if failed and not self._failed:
             found = Health("degraded", found.checks)
         self._failed = failed
-        if found.status != self._health.status:
+        if found.status != self._health.status or (failed and self._health is _NOT_YET):
             level = logging.INFO if found.status == "ok" else logging.WARNING
             emit(log, level, "health", status=found.status, **found.checks)
         self._health = found

@@ -29,6 +29,7 @@ from .errors import (
     Overloaded,
     Refused,
     RunnerError,
+    StorageError,
     Unauthenticated,
     UnsupportedMediaType,
 )
@@ -162,7 +163,7 @@ class RunnerServer:
             with self.bulkhead.slot(request.context.extension_id):
                 bounded = _bounded(request, allowed_ms - int(_ms_since(started)))
                 response = self.gateway.execute(bounded)
-        except (Refused, BodyTooLarge):
+        except (Refused, BodyTooLarge, StorageError):
             raise  # nothing was executed, and the transport has a status that says so
         except RunnerError as error:
             return self._ended(request, error, started)
@@ -244,8 +245,8 @@ class RunnerServer:
     def _about(self) -> dict[str, Any]:
         return {
             "version": __version__,
-            "image": os.environ.get("RUNNER_IMAGE"),
-            "revision": os.environ.get("RUNNER_REVISION"),
+            "image": self.settings.image,
+            "revision": self.settings.revision,
             "uptime_s": int(time.monotonic() - self._started),
             "backend": self.gateway.backend_name,
             "threads": self.settings.threads,

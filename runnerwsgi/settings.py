@@ -345,6 +345,8 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         "Accept plain http with a token to a public name; read by remote backends.",
     ),
+    Setting("RUNNER_IMAGE", text, None, "Name of the image that this runner is in, which sets it."),
+    Setting("RUNNER_REVISION", text, None, "What that image was built from; set by it, too."),
     Setting(
         "RUNNER_LOG_FORMAT",
         choice("text", "json"),
@@ -400,6 +402,8 @@ class Settings:
     public_origins: tuple[str, ...] = ()
     egress_allow: tuple[str, ...] = ()
     allow_insecure: bool = False
+    image: str | None = None
+    revision: str | None = None
     log_format: str = "text"
     log_level: str = "info"
 

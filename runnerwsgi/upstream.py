@@ -191,7 +191,7 @@ class Upstream:
         if response.status == 503 and "x-runner" in fields:
             raise BackendStarting(f"{self.place}: the runner is not ready")
         if response.will_close:
-            raise BackendUnreachable(f"{self.place}: it keeps no connection", reason="lost")
+            raise BadRunnerResponse(f"{self.place}: it keeps no connection, as a runner does")
         if connection.timed.left_over:
             raise BadRunnerResponse(f"{self.place}: more bytes than the answer has")
         connection.rest()

@@ -281,7 +281,6 @@ def test_no_call_gets_more_than_a_setting_could_give(rig):
         (DeadlineExceeded("d"), 500, "timeout", "execute_failed: epoch deadline reached: d"),
         (UnknownCapability("c"), 400, "bad_request", "unknown_capabilities: c"),
         (SecretsUnavailable("s"), 500, "bad_request", "secret_decrypt_failed: s"),
-        (StorageError("disk"), 500, "internal", "engine_init_failed: disk"),
         (ConfigurationError("bad"), 500, "internal", "engine_init_failed: bad"),
         (RuntimeError("x"), 500, "internal", "engine_init_failed"),
     ],
@@ -307,10 +306,11 @@ def test_a_gateway_reads_the_same_error_again(rig, error):
     [
         (Overloaded("o", retry_after=3), 503, "overloaded", "3"),
         (BackendStarting("s"), 503, "backend-starting", "1"),
+        (StorageError("disk"), 503, "storage-unavailable", None),
         (TooManyRequests("t", retry_after=9), 429, "too-many-requests", "9"),
         (BodyTooLarge("b"), 413, "body-too-large", None),
     ],
-    ids=["overloaded", "starting", "too many", "too large"],
+    ids=["overloaded", "starting", "a full disk", "too many", "too large"],
 )
 def test_what_was_not_executed_has_a_status_of_http(rig, error, status, code, after):
     answer = rig(error).execute()
@@ -438,10 +438,8 @@ def test_the_details_of_health_need_the_token(rig):
 # Health
 
 
-def test_health_says_what_the_runner_is(rig, monkeypatch):
-    monkeypatch.setenv("RUNNER_IMAGE", "runnerwsgi:1")
-    monkeypatch.setenv("RUNNER_REVISION", "abc")
-    found = rig().until("/healthz", 200).json
+def test_health_says_what_the_runner_is(rig):
+    found = rig(image="runnerwsgi:1", revision="abc").until("/healthz", 200).json
     assert found["status"] == "ok"
     assert found["checks"]["engine"] == "here"
     about = found["runner"]

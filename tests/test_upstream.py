@@ -573,8 +573,8 @@ def test_each_new_connection_is_greeted_once():
         pytest.param(each(READY[:-1]), BackendUnreachable, "lost", id="cut short"),
         pytest.param(
             each(READY.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")),
-            BackendUnreachable,
-            "lost",
+            BadRunnerResponse,
+            None,
             id="keeps no connection",
         ),
         pytest.param(each(b"SSH-2.0-OpenSSH_9.2\r\n"), BadRunnerResponse, None, id="SSH"),

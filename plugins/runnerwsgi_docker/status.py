@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from runnerwsgi import __version__
+
 from . import life
 from .container import HOME_LABEL, networks_of
 
@@ -103,6 +105,11 @@ class Status:
             yield (
                 f"the image {self.plan.recipe.tag} was built again since it was started: "
                 "`runnerwsgi docker up` replaces it"
+            )
+        if (theirs := self.runner.about.get("version", __version__)) != __version__:
+            yield (
+                f"the runner is version {theirs}, and this is {__version__}: "
+                "`runnerwsgi docker up --build` makes it the same"
             )
 
     def to_json(self) -> dict[str, Any]:

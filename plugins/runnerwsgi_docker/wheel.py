@@ -110,6 +110,8 @@ def place(package: str) -> Path:
 def _metadata(dist: Distribution) -> Mapping[str, bytes]:
     kept = ("METADATA", "entry_points.txt", "top_level.txt", "licenses/LICENSE")
     found = {name: dist.read_text(name) for name in kept}
+    # From inside a checkout, Python may find what setuptools left there first.
+    found["METADATA"] = found["METADATA"] or dist.read_text("PKG-INFO")
     found["WHEEL"] = _WHEEL
     return {name: text.encode() for name, text in sorted(found.items()) if text}
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wasmtime.component import Component
 
 REFUSED = 3
+NOT_WRITTEN = 4
 
 # The host's module path comes behind the interpreter's own: a file of the application that is
 # named like one of the standard library's must not take its place.
@@ -50,6 +51,7 @@ class Compiler:
 
         Raises:
             CompileError: the component was refused, or the budget is used up.
+            OSError: the machine code could not be written; the component may be good.
         """
         command = [_python(), "-I", "-c", _START, os.pathsep.join(sys.path), str(wasm), str(out)]
         command += [str(int(fuel)), str(self._cpu_seconds()), str(self.memory_mb)]
@@ -73,6 +75,8 @@ class Compiler:
     def _judge(self, status: int, message: str) -> None:
         if status == REFUSED:
             raise CompileError(f"the component is refused: {message[:2000]}")
+        if status == NOT_WRITTEN:
+            raise OSError(int(message), os.strerror(int(message)))
         if status < 0:
             raise CompileError(
                 f"compiling was ended by signal {-status}: it needs more than "
@@ -108,7 +112,11 @@ def main(wasm: str, out: str, fuel: str, cpu_seconds: str, memory_mb: str) -> in
     except WasmtimeError as exc:
         sys.stderr.write(str(exc))
         return REFUSED
-    _write(Path(out), component.serialize())
+    try:
+        _write(Path(out), component.serialize())
+    except OSError as exc:
+        sys.stderr.write(str(exc.errno))
+        return NOT_WRITTEN
     return 0
 
 
