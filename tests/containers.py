@@ -34,13 +34,19 @@ def engine():
 def recipe(engine):
     """How the tests build the image: from wheels alone, under a name of this checkout's."""
     from runnerwsgi_docker import image
+    from runnerwsgi_docker.engine import EngineError
 
     local = LOCAL_BASE if engine.inspect("image", LOCAL_BASE) else image.DEFAULT_BASE
     base = os.environ.get("RUNNER_DOCKER_BASE", local)
     wheels = os.environ.get("RUNNER_DOCKER_WHEELS", WHEELS / base.replace("/", "-"))
     place = hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
     recipe = image.Recipe(f"runnerwsgi-tests:{place}", base, Path(wheels))
-    image.prepare(engine, recipe)
+    try:
+        image.prepare(engine, recipe)
+    except EngineError as exc:
+        if exc.kind not in ("no-registry", "no-image"):
+            raise
+        pytest.skip(f"{exc} ./scripts/docker-engine makes a base where no registry is reached.")
     return recipe
 
 
