@@ -71,6 +71,8 @@ def install(home, source):
     settings.make_home()
     with gateway, closing(Installs.from_settings(settings)) as installs:
         bundle = open_store(settings).add(pack_files(source, files))
-        installs.add("default", "demo.mirror", bundle.content_hash, bundle.manifest)
+        grants = ["cap:storage.kv"]  # so that runners are told where to ask
+        at = ("default", "demo.mirror", bundle.content_hash, bundle.manifest)
+        installs.add(*at, grants=grants)
         gateway.probe(30_000)
         gateway.warm_up(Bundle("default", "demo.mirror", bundle.content_hash))

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from runnerwsgi.installs import Install
 
 MAX_CELL = 60
+# A guest that asks back at the application's address would find the application's own data.
+CALLBACK_BASE = "RUNNER_CALLBACK_BASE"
 
 
 def parse_backends(ctx: click.Context, param: click.Parameter, text: str) -> tuple[str, ...]:
@@ -154,6 +156,8 @@ def _scratch(install: Install, known: Installs, settings: Settings) -> Iterator[
 @contextmanager
 def _gateway(backend: str, settings: Settings, observer: Observer) -> Iterator[Gateway]:
     env = {**os.environ, "RUNNER_BACKEND": backend}
+    if not env.get(CALLBACK_BASE, "unix:").startswith("unix:"):
+        del env[CALLBACK_BASE]
     with Gateway.load(replace(settings, backend=backend), env, observer) as gateway:
         gateway.probe()  # one error that says why, rather than a table full of it
         yield gateway

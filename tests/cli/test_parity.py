@@ -89,6 +89,14 @@ def test_alga_psas_runner_differs_where_it_is_known_to(parity, home):
     assert all("query" in each["request"] for each in found if each["field"] == "body")
 
 
+def test_questions_come_here_and_not_to_the_application(parity, home, recorded, monkeypatch):
+    monkeypatch.setenv("RUNNER_CALLBACK_BASE", "http://127.0.0.1:9")
+    with RustRunner(home) as rust:
+        parity(rust.url, "--recorded-only", *recorded({"path": "/things/1"}))
+        calls = [json.loads(body) for method, _, _, body in rust.asked if method == "POST"]
+    assert [call["callback"]["url"][:7] for call in calls if "callback" in call] == ["unix://"]
+
+
 def test_the_folder_of_an_extension_names_it_and_has_its_requests(parity, runner, folder):
     (folder / "manifest.json").write_text(json.dumps(mirror.MANIFEST))
     (folder / "parity.jsonl").write_text('{"method": "POST", "path": "/things", "body": "hi"}')
