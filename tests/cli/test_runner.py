@@ -125,6 +125,14 @@ def test_every_line_it_says_is_json(tmp_path, slow):
     assert [entry["event"] for entry in server.logged][-1] == "stopped"
 
 
+def wait_until_running(server, calls=1):
+    """Give calls time to arrive."""
+    end = time.monotonic() + 10
+    while json.loads(server.send("GET", "/healthz")[2])["runner"]["running"] < calls:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def address(server):
     parts = urlsplit(server.url)
     return parts.hostname, parts.port
@@ -160,16 +168,16 @@ def test_health_is_answered_at_once_however_many_calls_there_are(tmp_path, slow)
         statuses = []
 
         def busy():
-            statuses.append(server.send("POST", "/v1/execute", call(b"1500"), **JSON)[0])
+            statuses.append(server.send("POST", "/v1/execute", call(b"2500"), **JSON)[0])
 
         callers = [threading.Thread(target=busy) for _ in range(24)]
         for caller in callers:
             caller.start()
-        time.sleep(0.7)
+        wait_until_running(server, 10)
         started = time.monotonic()
         assert json.loads(server.send("GET", "/healthz")[2])["runner"]["running"] == 10
         assert server.send("GET", "/health/readiness")[0] == 200
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 1
         for caller in callers:
             caller.join()
     assert sorted(statuses) == [200] * 10 + [503] * 14
@@ -184,7 +192,7 @@ def test_a_call_that_runs_is_finished(tmp_path, slow, stop):
         answers = []
         caller = threading.Thread(target=lambda: answers.append(execute(server, b"1500")))
         caller.start()
-        time.sleep(0.4)
+        wait_until_running(server)
         server.process.send_signal(stop)
         caller.join()
         assert server.process.wait(10) == 0
@@ -194,17 +202,18 @@ def test_a_call_that_runs_is_finished(tmp_path, slow, stop):
 def test_readiness_ends_while_calls_still_run(tmp_path, slow):
     with runner(tmp_path / "home", **slow) as server:
         kept = http.client.HTTPConnection(*address(server), timeout=10)
-        kept.request("GET", "/health/readiness")
-        assert kept.getresponse().read() == b"ready\n"
-        caller = threading.Thread(target=execute, args=(server, b"1500"))
+        kept.connect()
+        caller = threading.Thread(target=execute, args=(server, b"2500"))
         caller.start()
-        time.sleep(0.3)
+        wait_until_running(server)
         server.process.terminate()
-        time.sleep(0.2)
-        kept.request("GET", "/health/readiness")
-        answer = kept.getresponse()
-        assert (answer.status, answer.getheader("connection")) == (503, "close")
-        answer.read()
+        status = None
+        while status != 503:  # the signal may still be on its way
+            kept.request("GET", "/health/readiness")
+            answer = kept.getresponse()
+            status, connection = answer.status, answer.getheader("connection")
+            answer.read()
+        assert connection == "close"
         kept.close()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address(server), timeout=5)
@@ -258,7 +267,7 @@ def test_a_call_that_takes_too_long_is_cut_off(tmp_path, slow, again):
 
         caller = threading.Thread(target=cut_off)
         caller.start()
-        time.sleep(0.5)
+        wait_until_running(server)
         started = time.monotonic()
         server.process.terminate()
         if again:
