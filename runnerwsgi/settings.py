@@ -607,6 +607,10 @@ def read_token(file: Path) -> Secret:
         raise ConfigurationError(f"RUNNER_SERVICE_TOKEN_FILE: {file}: {reason}.") from None
 
 
+# What an image says of itself, for the health of the runner in it.
+_TOLD = frozenset({"RUNNER_IMAGE", "RUNNER_REVISION"})
+
+
 def warn_of_unknown(env: Mapping[str, str], owners: Iterable[str]) -> tuple[str, ...]:
     """Log a warning for each ``RUNNER_*`` variable that nobody reads; give back their names.
 
@@ -614,7 +618,7 @@ def warn_of_unknown(env: Mapping[str, str], owners: Iterable[str]) -> tuple[str,
         env: the environment.
         owners: entry-point names of installed plugins, whose ``RUNNER_<NAME>_*`` are theirs.
     """
-    known = {row.name for row in SETTINGS}
+    known = {row.name for row in SETTINGS} | _TOLD
     theirs = tuple(f"RUNNER_{name.upper().replace('-', '_')}_" for name in owners)
     unknown = [
         name
@@ -622,7 +626,7 @@ def warn_of_unknown(env: Mapping[str, str], owners: Iterable[str]) -> tuple[str,
         if name.startswith("RUNNER_") and name not in known and not name.startswith(theirs)
     ]
     for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, known - _TOLD, n=1)
         hint = f" Did you mean {near[0]}?" if near else " `runnerwsgi env` lists the known ones."
         log.warning("%s is not a setting and has no effect.%s", name, hint)
     return tuple(unknown)

@@ -19,7 +19,7 @@ NEEDS = {
     "docker": ("docker", "docker.io"),
     "compose": ("docker-compose", "docker-compose"),
 }
-SLOW_MARKS = ("browser", "toolchain", "docker", "slow")
+SLOW_MARKS = ("browser", "toolchain", "docker", "compose", "slow")
 CODE = ("runnerwsgi", "plugins", "tests", "scripts", "benchmarks", "examples")
 DEV = ("-e", ".[dev]")
 

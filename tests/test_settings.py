@@ -215,6 +215,10 @@ def test_a_plugins_own_variables_are_known():
     assert warn_of_unknown({"RUNNER_MY_ECHO_PORT": "1"}, ["my-echo"]) == ()
 
 
+def test_what_an_image_says_of_itself_is_no_mistake():
+    assert warn_of_unknown({"RUNNER_IMAGE": "x", "RUNNER_REVISION": "y"}, ()) == ()
+
+
 @pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.name)
 def test_every_row_says_what_it_means(row):
     assert row.name == row.name.upper()

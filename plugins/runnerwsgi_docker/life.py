@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 LAST_LINES = 12
+KILLED = 128 + 9
 _STOP_WITHIN = STOP_SECONDS + 20.0
 
 
@@ -94,7 +95,12 @@ class Found:
         """How it ended last."""
         state = self.raw["State"]
         if state.get("OOMKilled"):
-            return "was ended by the kernel: it needs more memory than RUNNER_DOCKER_MEMORY"
+            return "was killed by the kernel: it needs more memory than RUNNER_DOCKER_MEMORY"
+        if state["ExitCode"] == KILLED:
+            return (
+                "was killed: by the kernel, where nobody else did it, because it needs more "
+                "memory than RUNNER_DOCKER_MEMORY"
+            )
         return f"ended with status {state['ExitCode']}"
 
 

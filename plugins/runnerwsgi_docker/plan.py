@@ -24,7 +24,8 @@ from .shared import Shared, is_elsewhere
 if TYPE_CHECKING:
     from .engine import Engine
 
-# Settings that mean the same for the runner, and are passed on where they are set.
+# Settings that mean the same for the runner, and are passed on where they are set. Threads do not:
+# the application's number counts its own server's.
 PASSED = (
     "RUNNER_LOG_LEVEL",
     "RUNNER_MAX_ASSET_BYTES",
@@ -32,7 +33,6 @@ PASSED = (
     "RUNNER_MAX_RESPONSE_BYTES",
     "RUNNER_MEMORY_MB",
     "RUNNER_PUBLIC_ORIGINS",  # who may frame a page that it serves itself
-    "RUNNER_THREADS",
     "RUNNER_TIMEOUT_MS",
 )
 # For a store elsewhere. By name only: their values belong on no command line.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,11 @@ class Status:
         Raises:
             ConfigurationError: Docker cannot be asked.
         """
-        return cls(
-            plan,
-            life.find(engine, plan.name),
-            engine.inspect("image", plan.recipe.tag),
-            plan.client().probe(),
-            tuple(plan.reasons_for_a_way_out()),
-        )
+        with closing(plan.client()) as client:
+            runner = client.probe()
+        found = life.find(engine, plan.name)
+        image = engine.inspect("image", plan.recipe.tag)
+        return cls(plan, found, image, runner, tuple(plan.reasons_for_a_way_out()))
 
     @property
     def is_well(self) -> bool:

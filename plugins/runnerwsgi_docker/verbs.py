@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -221,8 +221,11 @@ def _started(engine: Engine, plan: Plan, wanted: Container, seconds: float) -> N
 
 def _wait(engine: Engine, plan: Plan, seconds: float) -> None:
     began = time.monotonic()
-    with output.working(f"Waiting until {plan.address} can execute"):
-        version = life.wait_until_ready(engine, plan.name, plan.client(), seconds)
+    with (
+        output.working(f"Waiting until {plan.address} can execute"),
+        closing(plan.client()) as client,
+    ):
+        version = life.wait_until_ready(engine, plan.name, client, seconds)
     took = time.monotonic() - began
     output.note(f"{plan.name} is ready after {took:.1f} s: runnerwsgi {version}, {plan.address}")
 
