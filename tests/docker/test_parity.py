@@ -48,7 +48,7 @@ def test_a_container_answers_as_the_process_does(run):
 @pytest.mark.toolchain
 def test_so_it_does_for_the_example_which_keeps_its_notes_at_the_gateway(run, tmp_path):
     notes = shutil.copytree(NOTES, tmp_path / "notes")
-    (notes / "dist").mkdir()
+    (notes / "dist").mkdir(exist_ok=True)
     (notes / "dist" / "main.wasm").write_bytes(toolchains.python_guest(NOTES / "src" / "app.py"))
     bundle = tmp_path / "notes.tar.zst"
     for command in (("pack", notes, "--output", bundle), ("install", bundle, "--yes")):
