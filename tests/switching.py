@@ -11,6 +11,7 @@ from runnerwsgi.bundles import BundleStore
 # A backend that counts its calls in the extension's storage, as a guest would, and says its name.
 SOURCE = """
 import os
+import pathlib
 import time
 from runnerwsgi import ConfigurationError, ExecuteResponse, Health, hookimpl
 
@@ -22,18 +23,21 @@ class Backend:
         self.is_open = True
         self.seconds = float(env.get("RUNNER_{NAME}_SECONDS", 0))
         self.fault = env.get("RUNNER_{NAME}_FAULT", "")
-        self.mended = env["RUNNER_HOME"] + "/mended"
-        self.store = env["RUNNER_HOME"] + "/bundles"
+        self.home = env["RUNNER_HOME"]
         made.append(self)
 
     @hookimpl
     def runner_execute(self, request):
-        if self.fault == "silent" and not os.path.exists(self.mended):
+        if self.fault == "silent" and not os.path.exists(self.home + "/mended"):
             raise RuntimeError("no answer")
         time.sleep(self.seconds)
         if request.capabilities is None:
             return ExecuteResponse(200, (), request.http.body)
         key = request.http.path.strip("/")
+        if key == "held":
+            pathlib.Path(self.home, "began").touch()
+            while not os.path.exists(self.home + "/go"):
+                time.sleep(0.01)
         if key == "client":
             whose = request.capabilities.call("clients", "get-client", ("c1",), 5.0)
             return ExecuteResponse(200, (("content-type", "text/plain"),), whose)
@@ -44,7 +48,7 @@ class Backend:
 
     @hookimpl
     def runner_resolve_ui_url(self, asset):
-        folder = self.store + "/sha256/" + asset.content_hash.removeprefix("sha256:")
+        folder = self.home + "/bundles/sha256/" + asset.content_hash.removeprefix("sha256:")
         return "file://" + folder + "/ui/" + asset.path
 
     @hookimpl

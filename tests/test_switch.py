@@ -82,20 +82,17 @@ def test_switching_under_load_loses_and_doubles_nothing(home, board):
 
 
 def test_a_call_ends_on_the_backend_that_it_began_on(home, board):
-    with Application(home, RUNNER_INK_SECONDS="0.6") as application:
-        slow = []
-        caller = threading.Thread(target=lambda: slow.append(application.call("slow")))
-        caller.start()
+    with Application(home) as application, ThreadPoolExecutor(1) as caller:
+        held = caller.submit(application.call, "held")
+        until((home / "began").exists)
         (old,) = [one for one in sys.modules["ink"].made if one.is_open]
         number = board.wish({"ink": "pen"})
-        until(lambda: application.app.gateway.backend_name == "pen" or not ticked(application))
-        assert application.call("quick").body == b"pen"
-        assert caller.is_alive()
+        application.calls_until("pen")
         assert old.is_open
-        caller.join()
+        (home / "go").touch()
+        assert held.result().body == b"ink"
         until(lambda: not old.is_open)
-        assert slow[0].body == b"ink"
-        assert has_settled(board, number, "pen")
+        until(lambda: has_settled(board, number, "pen"))
 
 
 def ticked(application):
