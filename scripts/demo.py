@@ -90,7 +90,7 @@ def serving(python, env, port, out=None):
         cwd=ROOT / "examples/flask_app",
         env=env,
         stdout=out,
-        stderr=out,
+        stderr=subprocess.STDOUT if out else None,
         start_new_session=True,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 import uuid
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -96,3 +97,11 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def wait_for(words, said, times=1, seconds=120):
+    """Wait until so many lines of what a program says have these words."""
+    end = time.monotonic() + seconds
+    while sum(words in line for line in said) < times:
+        assert time.monotonic() < end, said
+        time.sleep(0.05)

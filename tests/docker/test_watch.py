@@ -4,9 +4,9 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from itertools import islice
 
+from boxes import wait_for
 from runnerwsgi_docker.watching import changes
 from servers import BIN
 
@@ -92,10 +92,3 @@ def test_the_container_is_replaced_when_a_folder_changes(box, recipe, tmp_path):
             reader.join()
     assert (status, said[-1]) == (0, f"No longer watching; {box.name} stays up.\n")
     assert box.status()["is_well"]
-
-
-def wait_for(words, said, times=1, seconds=120):
-    end = time.monotonic() + seconds
-    while sum(words in line for line in said) < times:
-        assert time.monotonic() < end, said
-        time.sleep(0.05)
