@@ -24,6 +24,7 @@ from .errors import (
     BadRequest,
     BodyTooLarge,
     BundleUnavailable,
+    CrossSite,
     DeadlineExceeded,
     NotFound,
     Overloaded,
@@ -299,6 +300,9 @@ class RunnerServer:
             self._file_slots.release()
 
     def _check_token(self, environ: WSGIEnvironment) -> None:
+        # A page may have taken our name for its own (DNS rebinding), and it has no token.
+        if "HTTP_ORIGIN" in environ and self.takes(""):
+            raise CrossSite("a call that a browser could have sent")
         if not self._has_token(environ):
             raise Unauthenticated(
                 "no service token, or another one",
@@ -306,10 +310,17 @@ class RunnerServer:
             )
 
     def _has_token(self, environ: WSGIEnvironment) -> bool:
+        return self.takes(environ.get("HTTP_X_RUNNER_SERVICE_TOKEN", ""))
+
+    def takes(self, given: str) -> bool:
+        """Whether this is the service token; anything is, where none is configured.
+
+        Args:
+            given: what came in the header, as WSGI has it.
+        """
         token = self.token.current() if self.token else None
         if token is None:
             return True
-        given: str = environ.get("HTTP_X_RUNNER_SERVICE_TOKEN", "")
         return hmac.compare_digest(given.encode("latin-1"), token.reveal().encode("latin-1"))
 
     def _refuse(self, error: RunnerError, environ: WSGIEnvironment, request_id: str) -> Response:
@@ -365,7 +376,10 @@ def _bounded(request: ExecuteRequest, left_ms: int) -> ExecuteRequest:
 
 def _tenant(environ: WSGIEnvironment) -> str:
     """Whose bundle it is, for stores that keep bundles by tenant; the bytes are public."""
-    asked = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=100).get("tenant", [""])
+    try:
+        asked = parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=100).get("tenant", [""])
+    except ValueError:
+        raise BadRequest("a query of more than 100 fields") from None
     tenant: str = environ.get("HTTP_X_TENANT_ID") or asked[0] or "default"
     if len(tenant) > 256 or not tenant.isprintable():
         raise BadRequest("no tenant can be called that")

@@ -422,6 +422,13 @@ def test_with_the_token_a_call_runs(rig):
     assert rig(token=TOKEN).execute(HTTP_X_RUNNER_SERVICE_TOKEN=TOKEN).json["outcome"] == "ok"
 
 
+def test_a_browser_runs_nothing_where_there_is_no_token(rig):
+    answer = rig().execute(HTTP_ORIGIN="http://rebound.example.com:8080")
+    assert (answer.status, answer.code) == (403, "cross-site")
+    known = {"HTTP_X_RUNNER_SERVICE_TOKEN": TOKEN, "HTTP_ORIGIN": "http://gateway"}
+    assert rig(token=TOKEN).execute(**known).status == 200
+
+
 def test_files_need_no_token(rig):
     assert rig(token=TOKEN).file().status == 200
 
@@ -658,7 +665,7 @@ def test_whose_bundle_it_is(files, more, tenant):
     assert files.backend.assets[-1].tenant_id == tenant
 
 
-@pytest.mark.parametrize("tenant", ["a" * 257, "a%00b", "a%0ab"])
+@pytest.mark.parametrize("tenant", ["a" * 257, "a%00b", "a%0ab", "a" + "&b=" * 200])
 def test_a_tenant_that_nobody_is_called(files, tenant):
     assert files.file(QUERY_STRING=f"tenant={tenant}").status == 400
 

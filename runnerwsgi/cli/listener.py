@@ -11,15 +11,17 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from waitress import create_server, wasyncore  # type: ignore[import-untyped]  # ships no types
 from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
+from waitress.parser import HTTPRequestParser, ParsingError  # type: ignore[import-untyped]
 from waitress.server import BaseWSGIServer  # type: ignore[import-untyped]
 from waitress.task import ErrorTask, WSGITask  # type: ignore[import-untyped]
+from waitress.utilities import Error  # type: ignore[import-untyped]
 
 from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.logs import emit
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 QUIET_SECONDS = 0.5
 # How long connections are still taken that the kernel has already accepted.
 LAST_ARRIVALS_SECONDS = 0.1
+# What is read of a body before anybody looks at it: with all connections together, not much.
+STRANGERS_BODY_BYTES = 64 * 1024
 _TURN_SECONDS = 0.02
 
 
@@ -61,6 +65,40 @@ class _ErrorTask(_Closing, ErrorTask):  # type: ignore[misc]
         return super().build_response_header()
 
 
+class _Unauthorized(Error):  # type: ignore[misc]
+    """To whoever sends much and may not."""
+
+    code = 401
+    reason = "Unauthorized"
+
+
+class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    """Reads a request, whose body is kept in memory until all of it is there."""
+
+    listener: Any
+    error: Any
+    _is_known = False
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError as exc:
+            raise ParsingError("the target is no URL") from exc
+        # A proxy may have gone by the other one, and what follows is then another's request.
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            raise ParsingError("both Content-Length and Transfer-Encoding")
+
+    def received(self, data: bytes) -> int:
+        consumed: int = super().received(data)
+        size = max(self.content_length, self.body_bytes_received)
+        if size > STRANGERS_BODY_BYTES and self.error is None and not self._is_known:
+            self._is_known = self.listener.is_known(self.headers)
+            if not self._is_known:
+                self.error = _Unauthorized("a long body, from nobody who is known")
+                self.completed = True
+        return consumed
+
+
 class Listener:
     """A waitress server that ends on SIGTERM and SIGINT when everything accepted is answered.
 
@@ -76,6 +114,8 @@ class Listener:
         grace: seconds that requests get to finish.
         on_end: called when the end begins.
         marks: headers of answers that waitress gives itself.
+        is_known: whether a request with these headers, by name in capitals with underscores,
+            may have a body of more than 64 KiB.
         options: waitress's own, such as ``threads``.
 
     Raises:
@@ -91,11 +131,13 @@ class Listener:
         grace: float,
         on_end: Callable[[], None] = lambda: None,
         marks: tuple[tuple[str, str], ...] = (),
+        is_known: Callable[[Mapping[str, str]], bool] = lambda headers: True,
         **options: Any,
     ) -> None:
         self.grace = grace
         self.on_end = on_end
         self.marks = marks
+        self.is_known = is_known
         self.ending = False
         self._at_once = False
         self._told = 0.0
@@ -118,7 +160,12 @@ class Listener:
         channel_class = type(
             "Channel",
             (HTTPChannel,),
-            {"task_class": _Task, "error_task_class": _ErrorTask, "listener": self},
+            {
+                "task_class": _Task,
+                "error_task_class": _ErrorTask,
+                "parser_class": type("Parser", (_Parser,), {"listener": self}),
+                "listener": self,
+            },
         )
         for door in self._doors:
             door.channel_class = channel_class

@@ -15,6 +15,8 @@ from servers import BIN, runner
 from support import write_plugin
 
 from runnerwsgi import __version__
+from runnerwsgi.origins import parse_http_url
+from runnerwsgi.upstream import Upstream
 
 TOKEN = "a-token-of-more-than-32-characters-for-tests"
 HASH = "sha256:" + "0" * 64
@@ -149,8 +151,22 @@ def address(server):
         (b"POST /v1/execute HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", b"400"),
         (b"POST /v1/execute HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", b"413"),
         (b"POST /v1/execute HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n", b"501"),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60\r\nTransfer-Encoding: chunked\r\n"
+            b"\r\n0\r\n\r\nGET /health/liveness HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"400",
+        ),
+        (b"GET http://[::1 HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
     ],
-    ids=["no HTTP", "huge headers", "a length that is none", "a huge body", "an odd encoding"],
+    ids=[
+        "no HTTP",
+        "huge headers",
+        "a length that is none",
+        "a huge body",
+        "an odd encoding",
+        "two lengths, and a request behind the shorter",
+        "an odd target",
+    ],
 )
 def test_what_cannot_be_read_is_answered_by_a_runner_too(tmp_path, slow, sent, status):
     with (
@@ -161,6 +177,45 @@ def test_what_cannot_be_read_is_answered_by_a_runner_too(tmp_path, slow, sent, s
         head = raw.makefile("rb").read(2000)
     assert head.split()[1] == status
     assert f"X-Runner: runnerwsgi/{__version__}\r\n".encode() in head
+    assert head.count(b"HTTP/1.") == 1
+
+
+LONG = b"a" * 500_000
+ANNOUNCED = b"Content-Length: 1000000\r\n\r\n" + LONG
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n7a120\r\n" + LONG
+
+
+@pytest.mark.parametrize("sent", [ANNOUNCED, IN_CHUNKS], ids=["announced", "in chunks"])
+def test_of_a_stranger_no_long_body_is_read(tmp_path, slow, sent):
+    def begun(server, token):
+        with socket.create_connection(address(server), timeout=10) as raw:
+            raw.sendall(b"POST /v1/execute HTTP/1.1\r\nHost: a\r\n" + token + sent[:100_000])
+            raw.settimeout(1)
+            try:
+                return raw.makefile("rb").readline()
+            except TimeoutError:
+                return b"waits for the rest"
+
+    with runner(tmp_path / "home", RUNNER_SERVICE_TOKEN=TOKEN, **slow) as server:
+        assert b" 401 " in begun(server, b"")
+        assert b" 401 " in begun(server, b"X-Runner-Service-Token: another\r\n")
+        known = f"X-Runner-Service-Token: {TOKEN}\r\n".encode()
+        assert begun(server, known) == b"waits for the rest"
+
+
+def test_a_gateway_with_another_token_is_told_so_whatever_it_sends(tmp_path, slow):
+    with runner(tmp_path / "home", RUNNER_SERVICE_TOKEN=TOKEN, **slow) as server:
+        for size in (10, 1_000_000):
+            sent = {"X-Runner-Service-Token": "another", "Content-Type": "application/json"}
+            answer = Upstream(parse_http_url(server.url).origin).exchange(
+                "POST",
+                "/v1/execute",
+                headers=sent.items(),
+                body=b" " * size,
+                timeout=5,
+                max_bytes=10_000,
+            )
+            assert (answer.status, answer.headers["x-runner"]) == (401, f"runnerwsgi/{__version__}")
 
 
 def test_health_is_answered_at_once_however_many_calls_there_are(tmp_path, slow):
