@@ -10,6 +10,8 @@ import sys
 import threading
 from urllib.parse import urlsplit, urlunsplit
 
+import docker_engine
+import packages
 from demo import GREETING, HOST, free_port, install, is_free, serving
 from environment import ROOT, environment, requirements
 
@@ -18,6 +20,7 @@ EXAMPLE = ROOT / ".env.example"
 WHEELS = ROOT / ".cache" / "wheels"
 CHECKED = "dev-runner-check"
 STOP_SECONDS = 60
+PULL_SECONDS = 300
 
 
 def main():
@@ -34,6 +37,7 @@ def main():
         env["RUNNER_DOCKER_HOST"] = f"http://{HOST}:{free_port()}"
     port = served_port(env)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    env |= base_image(python, env)
     # A check leaves nothing behind; what is compiled for daily use is kept.
     with container(command, env, *(["--volume"] if check else [])):
         install(python, env)
@@ -69,6 +73,31 @@ def read_env(text):
     lines = (line.strip() for line in text.splitlines())
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     return {name.strip(): value.strip().strip("\"'") for name, value in pairs}
+
+
+def base_image(python, env):
+    """Where the image that ours is made from cannot be had: one of this machine's own."""
+    if env.get("RUNNER_DOCKER_BASE") or not docker_engine.answers(env):
+        return {}  # what is wrong with the engine is told by who needs it
+    default = "from runnerwsgi_docker import DEFAULT_BASE; print(DEFAULT_BASE)"
+    name = subprocess.run([python, "-c", default], check=True, text=True, capture_output=True)
+    if has_image(name.stdout.strip(), env):
+        return {}
+    print(f"{name.stdout.strip()} cannot be had here; a small Debian takes its place.", flush=True)
+    if not has_image(docker_engine.BASE, env, pull=False):
+        packages.install({"debootstrap": "debootstrap"})
+    return docker_engine.base(env)
+
+
+def has_image(name, env, *, pull=True):
+    quiet = {"env": env, "capture_output": True}
+    if subprocess.run(["docker", "image", "inspect", name], **quiet).returncode == 0:
+        return True
+    try:
+        pulled = pull and subprocess.run(["docker", "pull", name], **quiet, timeout=PULL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return bool(pulled) and pulled.returncode == 0
 
 
 def served_port(env):
