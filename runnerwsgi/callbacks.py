@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .bulkhead import Bulkhead
-from .capabilities import AT_THE_RUNNER, INTERFACES, Call, HostCapabilities, interface_of
+from .capabilities import (
+    AT_THE_RUNNER,
+    INTERFACES,
+    Call,
+    HostCapabilities,
+    interface_of,
+    tell_denial,
+)
 from .capabilities.questions import (
     MAX_QUESTION_BYTES,
     answer_to_json,
@@ -23,18 +30,15 @@ from .errors import (
     CapabilityError,
     CrossSite,
     Forbidden,
-    MethodNotAllowed,
     NotFound,
     Overloaded,
     TooManyRequests,
     Unauthenticated,
     UnknownCapability,
-    UnsupportedMediaType,
 )
-from .logs import emit
 from .protocol import Callback
 from .sockets import SOCKET_KEY, Sockets
-from .wsgi import Response, read_body
+from .wsgi import Response, check_json, check_method, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,8 +55,6 @@ PATH = "/internal/v1"
 # Over a server's own threads: one, of those that calls leave free. A nested call's questions have
 # another, or the question that it came out of would keep it waiting.
 SLOTS = 1
-
-_JSON_ONLY = "Send the arguments as application/json."
 
 _ASKED = re.compile(r"/(?P<interface>[a-z][a-z0-9-]{0,63})/(?P<function>[a-z][a-z0-9-]{0,63})")
 _BROWSER = ("HTTP_COOKIE", "HTTP_ORIGIN")
@@ -143,8 +145,7 @@ class Callbacks:
         found = _ASKED.fullmatch(rest)
         if found is None or found["interface"] in AT_THE_RUNNER:
             raise NotFound("no function that is asked back is named")
-        if environ["REQUEST_METHOD"] != "POST":
-            raise MethodNotAllowed(("POST",))
+        check_method(environ, ("POST",))
         interface, function = found["interface"], found["function"]
         row = interface_of(interface, function)
         install = self._install(claims)
@@ -211,16 +212,7 @@ def _check_grant(interface: str, row: Interface, claims: Claims, install: Instal
     """Hold what was granted when the call began against what is granted now."""
     if row.capability in claims.capabilities and row.capability in install.grants:
         return
-    emit(
-        log,
-        logging.WARNING,
-        "capability.denied",
-        interface=interface,
-        capability=row.capability,
-        request_id=claims.request_id,
-        tenant_id=claims.tenant_id,
-        extension_id=claims.extension_id,
-    )
+    tell_denial(interface, row, claims)
     raise Forbidden(f"{row.capability} was not granted")
 
 
@@ -240,9 +232,7 @@ def _bearer(environ: WSGIEnvironment) -> str:
 
 
 def _read_question(environ: WSGIEnvironment) -> bytes:
-    media = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    if media != "application/json":
-        raise UnsupportedMediaType("a question is application/json", detail=_JSON_ONLY)
+    check_json(environ)
     return read_body(environ, MAX_QUESTION_BYTES) or b""
 
 

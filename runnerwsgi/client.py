@@ -42,7 +42,7 @@ from .upstream import Answer, Upstream, sendable
 if TYPE_CHECKING:
     import ssl
 
-    from .protocol import Headers
+    from .protocol import Callback, Headers
     from .service_token import ServiceToken
 
 log = logging.getLogger(__name__)
@@ -236,8 +236,7 @@ class RunnerClient:
                 max_bytes=MAX_STATE_BYTES,
             )
         except BackendUnreachable as exc:
-            kind = _UNREACHABLE.get(exc.reason, "refused")
-            return RunnerState(kind, str(exc))
+            return RunnerState(kind_of(exc), str(exc))
         except OutcomeUnknown as exc:
             return RunnerState("starting", str(exc))
         except DeadlineExceeded as exc:
@@ -251,7 +250,7 @@ class RunnerClient:
         self._upstream.close()
         self._watch.close()
 
-    def _callback(self, request: ExecuteRequest) -> Any:
+    def _callback(self, request: ExecuteRequest) -> Callback | None:
         if request.capabilities is None:
             return None
         return request.capabilities.ask_back(self._callback_base)
@@ -287,7 +286,7 @@ class RunnerClient:
             raise BadRunnerResponse("the runner does not take our service token")
         if answer.status in (429, 503) and MARKER in answer.headers:
             raise _refusal(answer)
-        if MARKER in answer.headers and _code_of(answer) == BundleUnavailable.code:
+        if MARKER in answer.headers and wire.problem_code(answer.body) == BundleUnavailable.code:
             raise BundleUnavailable("the runner cannot get the bundle, or not run it")
         raise BadRunnerResponse(f"the runner answered {answer.status} to the call")
 
@@ -350,6 +349,11 @@ _UNREACHABLE: Mapping[str, Kind] = {
 }
 
 
+def kind_of(exc: BackendUnreachable) -> Kind:
+    """How the runner is that could not be reached, in the words of :class:`RunnerState`."""
+    return _UNREACHABLE.get(exc.reason, "refused")
+
+
 def _timed(response: ExecuteResponse, took_ms: float, timeout_ms: int) -> ExecuteResponse:
     """What came of a call on AlgaPSA's runner, whose one word for every failure names no reason.
 
@@ -400,13 +404,8 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _code_of(answer: Answer) -> str:
-    """The code of the error that a runner of ours has answered with."""
-    return str(_json_object(answer.body).get("code"))
-
-
 def _refusal(answer: Answer) -> RunnerError:
-    code = _code_of(answer)
+    code = wire.problem_code(answer.body)
     if code == StorageError.code:
         return StorageError("the runner cannot use its disk or its store; its log says what failed")
     kind = _REFUSALS.get(code, Overloaded)

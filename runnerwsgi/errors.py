@@ -361,7 +361,7 @@ class DeadlineExceeded(UpstreamError):
 
 
 class OutcomeUnknown(UpstreamError):
-    """A request was sent and no answer came: nobody can tell whether it was executed."""
+    """A request was sent and no whole answer came: nobody can tell whether it was executed."""
 
     status = 504
     code = "outcome-unknown"

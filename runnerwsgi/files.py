@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from werkzeug.http import parse_etags, parse_range_header
 
 from . import headers, paths
-from .errors import BadPath, MethodNotAllowed, NotFound, UriTooLong
+from .errors import BadPath, NotFound, UriTooLong
 from .wsgi import Response
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from .assets import Asset
 
-READ = ("GET", "HEAD")
 IMMUTABLE = "public, max-age=31536000, immutable"
 MAX_FILE_PATH_BYTES = 2048
 
@@ -49,16 +48,6 @@ def parse(rest: str) -> FileName:
     if "%" in path:
         raise BadPath("a percent sign is left after decoding")
     return FileName(extension_id, content_hash, path)
-
-
-def only(environ: WSGIEnvironment, methods: tuple[str, ...]) -> None:
-    """Refuse every other method.
-
-    Raises:
-        MethodNotAllowed: with the ones that are allowed.
-    """
-    if environ["REQUEST_METHOD"] not in methods:
-        raise MethodNotAllowed(methods)
 
 
 def is_navigation(environ: WSGIEnvironment, path: str) -> bool:

@@ -41,11 +41,6 @@ class Leases(Generic[T]):
         self._freed = threading.Condition()
         _all.add(self)
 
-    @property
-    def current(self) -> T:
-        """The value that the next caller gets; it may be replaced at any time."""
-        return self._current.value
-
     @contextmanager
     def hold(self) -> Iterator[T]:
         """Hold the current value."""

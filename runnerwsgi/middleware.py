@@ -23,7 +23,7 @@ from .settings import Settings
 from .stores import root_of
 from .switch import Switch
 from .switchboard import Switchboard
-from .wsgi import Response, new_request_id, problem
+from .wsgi import Response, new_request_id, refused
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -197,28 +197,10 @@ class RunnerMiddleware:
         try:
             response = service.surfaces[mount].respond(rest, environ, request_id)
         except RunnerError as error:
-            response = _refuse(error, environ, request_id, backend)
+            response = refused(log, error, environ, request_id, backend)
         except Exception as exc:
             log.exception("internal error request_id=%s", request_id)
-            response = _refuse(RunnerError(repr(exc)), environ, request_id, backend)
+            response = refused(log, RunnerError(repr(exc)), environ, request_id, backend)
         response.headers.append(("X-Request-Id", request_id))
         response.headers.append(("X-Runner-Backend", backend))
         return response
-
-
-def _refuse(
-    error: RunnerError, environ: WSGIEnvironment, request_id: str, backend: str
-) -> Response:
-    emit(
-        log,
-        logging.ERROR if error.status >= 500 else logging.INFO,
-        "refused",
-        backend=backend,
-        request_id=request_id,
-        status=error.status,
-        code=error.code,
-        method=environ.get("REQUEST_METHOD"),
-        path=environ.get("PATH_INFO"),
-        error=error,
-    )
-    return problem(error, request_id, backend)

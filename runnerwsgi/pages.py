@@ -10,9 +10,8 @@ from . import access, files, headers, paths
 from .assets import Asset, Assets, digest_of, parse_remote
 from .browser import SCRIPTS
 from .errors import NotFound, RunnerError
-from .files import READ, only
 from .protocol import UiAsset
-from .wsgi import Response, json_response
+from .wsgi import READ, Response, check_method, json_response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -103,7 +102,7 @@ class ExtensionPages:
         return paths.script_name(environ) + self.settings.mount
 
     def _on_script(self, path: str, environ: WSGIEnvironment) -> Response:
-        only(environ, READ)
+        check_method(environ, READ)
         asset = self._scripts[path]
         common = [
             ("Content-Type", asset.content_type),
@@ -117,7 +116,7 @@ class ExtensionPages:
         return Response(200, common, asset.data)
 
     def _on_health(self, environ: WSGIEnvironment) -> Response:
-        only(environ, READ)
+        check_method(environ, READ)
         health = self.gateway.health()
         answer: dict[str, Any] = {"status": health.status, "backend": self.gateway.backend_name}
         if self._is_admin(environ):
@@ -133,7 +132,7 @@ class ExtensionPages:
 
     def _on_extension(self, extension_id: str, environ: WSGIEnvironment) -> Response:
         """What the bridge asks for: where the caller's version of an extension is."""
-        only(environ, READ)
+        check_method(environ, READ)
         principal: Principal = access.who(self.identify, environ)
         access.check_site(environ, principal, self.settings.public_origins)
         paths.parse_extension_id(extension_id)
@@ -153,7 +152,7 @@ class ExtensionPages:
 
     def _on_file(self, rest: str, environ: WSGIEnvironment) -> Response:
         name = files.parse(rest)
-        only(environ, READ)
+        check_method(environ, READ)
         headers.check_request(headers.of_environ(environ))
         access.check_asset_site(environ)
         install = self.installs.by_hash(name.extension_id, name.content_hash)

@@ -32,16 +32,24 @@ from .errors import (
     RunnerError,
     StorageError,
     Unauthenticated,
-    UnsupportedMediaType,
 )
 from .gateway import Gateway
 from .logs import emit, emit_call
 from .protocol import ExecuteResponse, UiAsset
-from .self_test import SelfTest
+from .self_test import EVERY_SECONDS, SelfTest
 from .service_token import ServiceToken
 from .settings import Settings
-from .stores import open_store
-from .wsgi import Response, json_response, new_request_id, problem, read_body
+from .stores import root_of
+from .wsgi import (
+    READ,
+    Response,
+    check_json,
+    check_method,
+    json_response,
+    new_request_id,
+    read_body,
+    refused,
+)
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -87,7 +95,7 @@ class RunnerServer:
         settings: Settings | None = None,
         *,
         token: ServiceToken | None = None,
-        every: float = 10.0,
+        every: float = EVERY_SECONDS,
     ) -> None:
         self.gateway = gateway
         self.settings = settings = settings or Settings()
@@ -97,7 +105,7 @@ class RunnerServer:
         self.bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
         reserved = settings.threads - settings.slots
         self._file_slots = threading.BoundedSemaphore(max(1, reserved - FOR_HEALTH))
-        self._assets = Assets(open_store(settings).root, settings.max_asset_bytes)
+        self._assets = Assets(root_of(settings), settings.max_asset_bytes)
         self.max_request_bytes = settings.max_body_bytes * 4 // 3 + REQUEST_ROOM
         self._started = time.monotonic()
         self._draining = False
@@ -155,7 +163,7 @@ class RunnerServer:
         return route(environ, request_id)
 
     def _on_execute(self, environ: WSGIEnvironment, request_id: str) -> Response:
-        files.only(environ, ("POST",))
+        check_method(environ, ("POST",))
         self._check_token(environ)
         started = time.monotonic()
         allowed_ms = _deadline_ms(environ)
@@ -172,7 +180,7 @@ class RunnerServer:
         return _envelope(wire.response_to_json(response))
 
     def _parse(self, environ: WSGIEnvironment, request_id: str) -> ExecuteRequest:
-        _check_json(environ)
+        check_json(environ)
         body = read_body(environ, self.max_request_bytes)
         try:
             request = wire.request_from_json(body or b"")
@@ -197,9 +205,9 @@ class RunnerServer:
         return _envelope(wire.error_to_json(error))
 
     def _on_warm_up(self, environ: WSGIEnvironment, request_id: str) -> Response:
-        files.only(environ, ("POST",))
+        check_method(environ, ("POST",))
         self._check_token(environ)
-        _check_json(environ)
+        check_json(environ)
         try:
             bundle = wire.bundle_from_json(read_body(environ, MAX_BUNDLE_BYTES) or b"")
         except BadRequest as exc:
@@ -220,7 +228,7 @@ class RunnerServer:
         return _envelope(wire.warm_up_to_json(done))
 
     def _on_health(self, environ: WSGIEnvironment, request_id: str) -> Response:
-        files.only(environ, files.READ)
+        check_method(environ, READ)
         health = self.test.health()
         status = "unavailable" if self._draining else health.status
         answer: dict[str, Any] = {"status": status}
@@ -230,7 +238,7 @@ class RunnerServer:
         return json_response(503 if status == "unavailable" else 200, answer)
 
     def _on_readiness(self, environ: WSGIEnvironment, request_id: str) -> Response:
-        files.only(environ, files.READ)
+        check_method(environ, READ)
         if self._draining:
             return Response(503, [_TEXT, _NO_STORE], b"stopping\n")
         if not self.test.ready:
@@ -238,7 +246,7 @@ class RunnerServer:
         return Response(200, [_TEXT, _NO_STORE], b"ready\n")
 
     def _on_liveness(self, environ: WSGIEnvironment, request_id: str) -> Response:
-        files.only(environ, files.READ)
+        check_method(environ, READ)
         if self.test.hangs:
             return Response(503, [_TEXT, _NO_STORE], b"hangs\n")
         return Response(200, [_TEXT, _NO_STORE], b"alive\n")
@@ -259,7 +267,7 @@ class RunnerServer:
 
     def _on_file(self, rest: str, environ: WSGIEnvironment) -> Response:
         name = files.parse(rest)
-        files.only(environ, files.READ)
+        check_method(environ, READ)
         headers.check_request(headers.of_environ(environ))
         access.check_asset_site(environ)
         tenant = _tenant(environ)
@@ -324,21 +332,15 @@ class RunnerServer:
         return hmac.compare_digest(given.encode("latin-1"), token.reveal().encode("latin-1"))
 
     def _refuse(self, error: RunnerError, environ: WSGIEnvironment, request_id: str) -> Response:
-        emit(
+        return refused(
             log,
-            logging.ERROR if error.status >= 500 else logging.INFO,
-            "refused",
-            backend=self.gateway.backend_name,
-            request_id=request_id,
+            error,
+            environ,
+            request_id,
+            self.gateway.backend_name,
             tenant_id=environ.get("HTTP_X_ALGA_TENANT"),
             extension_id=environ.get("HTTP_X_ALGA_EXTENSION"),
-            status=error.status,
-            code=error.code,
-            method=environ.get("REQUEST_METHOD"),
-            path=environ.get("PATH_INFO"),
-            error=error,
         )
-        return problem(error, request_id, self.gateway.backend_name)
 
 
 def _request_id(environ: WSGIEnvironment) -> str:
@@ -346,12 +348,6 @@ def _request_id(environ: WSGIEnvironment) -> str:
     given: str = environ.get("HTTP_X_REQUEST_ID", "")
     usable = 0 < len(given) <= 128 and given.isascii() and given.isprintable()
     return given if usable else new_request_id()
-
-
-def _check_json(environ: WSGIEnvironment) -> None:
-    media: str = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    if media != "application/json":
-        raise UnsupportedMediaType("not application/json", detail="Send application/json.")
 
 
 def _deadline_ms(environ: WSGIEnvironment) -> int:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-log = logging.getLogger(f"{__name__}.waiting")
-log.setLevel(logging.ERROR)
+_queue_log = logging.getLogger(f"{__name__}.waiting")
+_queue_log.setLevel(logging.ERROR)
 
 # In the environ of whatever came through one of our sockets: no client can set such a key.
 SOCKET_KEY = "runnerwsgi.socket"
@@ -37,7 +37,7 @@ DRAFT_SECONDS = 60.0
 _SOCKET = re.compile(r"\.?gateway-[0-9]+-[0-9a-f]{8}\.sock")
 
 
-class Listener:
+class SocketListener:
     """Answers on a socket in *folder*, from the first time that its name is asked for.
 
     Each process has a socket of its own, in threads of its own, so that a caller reaches the very
@@ -46,7 +46,7 @@ class Listener:
 
     Example::
 
-        listener = Listener(app, Path("/run/app"), threads=4, max_body=65536)
+        listener = SocketListener(app, Path("/run/app"), threads=4, max_body=65536)
         listener.name()  # 'gateway-4711-9f86d081.sock'
 
     Args:
@@ -116,7 +116,7 @@ class Listener:
             ident=None,
         )
         # It warns of each request that waits; here some may.
-        self._server.task_dispatcher.queue_logger = log
+        self._server.task_dispatcher.queue_logger = _queue_log
         self._thread = threading.Thread(
             target=_run, args=(self._server,), name="runnerwsgi-callbacks", daemon=True
         )
@@ -165,7 +165,7 @@ class Sockets:
         self._app = _marking(app)
         self._threads = min(threads, MAX_THREADS)
         self._max_body = max_body
-        self._listeners: dict[Path, Listener] = {}
+        self._listeners: dict[Path, SocketListener] = {}
 
     def name_in(self, folder: Path) -> str:
         """The name of the socket in *folder*, which is there.
@@ -175,7 +175,7 @@ class Sockets:
         """
         listener = self._listeners.get(folder)
         if listener is None:
-            new = Listener(self._app, folder, threads=self._threads, max_body=self._max_body)
+            new = SocketListener(self._app, folder, threads=self._threads, max_body=self._max_body)
             listener = self._listeners.setdefault(folder, new)
         return listener.name()
 
@@ -193,7 +193,7 @@ def _marking(app: WSGIApplication) -> WSGIApplication:
     return marked
 
 
-_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+_listeners: weakref.WeakSet[SocketListener] = weakref.WeakSet()
 _inherited: list[Any] = []
 
 

@@ -129,7 +129,7 @@ class Upstream:
 
         Raises:
             BackendUnreachable: no connection; nothing was executed.
-            OutcomeUnknown: it was sent, and no answer came.
+            OutcomeUnknown: it was sent, and no answer came, or not the whole of one.
             DeadlineExceeded: the time is over.
             BadRunnerResponse: the answer is broken, encoded or too long.
         """
@@ -238,12 +238,13 @@ class Upstream:
             body = _body(response, max_bytes)
         except BaseException as exc:
             connection.close()
-            if isinstance(exc, http.client.HTTPException | OSError) and not isinstance(
-                exc, TimeoutError
-            ):
-                raise BadRunnerResponse(
-                    f"{self.place}: the answer broke off: {type(exc).__name__}"
-                ) from exc
+            if isinstance(exc, TimeoutError):
+                raise
+            if isinstance(exc, OSError | http.client.IncompleteRead):
+                raise OutcomeUnknown(f"{self.place}: the answer broke off") from exc
+            if isinstance(exc, http.client.HTTPException):
+                text = f"{self.place}: no answer of HTTP: {type(exc).__name__}"
+                raise BadRunnerResponse(text) from exc
             raise
         self._give_back(connection, response)
         return Answer(response.status, fields, body)

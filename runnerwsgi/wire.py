@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -57,6 +58,7 @@ ERROR_PREFIXES: Mapping[str, Outcome | type[UpstreamError]] = {
     "execute_failed": "guest_trap",
 }
 # The Rust runner has one word for every failed execution; its text tells a timeout apart.
+_CODE = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _TIMEOUT_WORDS = ("epoch deadline", "epoch_deadline", "interrupt")
 
 # Status and first word under which an outcome is sent, for gateways that know no `outcome`.
@@ -228,6 +230,15 @@ def warm_up_from_json(data: bytes) -> WarmUp:
     if not isinstance(compiled, bool):
         root.refuse("compiled", "true or false")
     return WarmUp(compiled, root.integer("ms", low=0))
+
+
+def problem_code(data: bytes) -> str:
+    """The ``code`` of an ``application/problem+json``; empty where there is none."""
+    try:
+        code = strict_object(data, BadRunnerResponse).get("code")
+    except BadRunnerResponse:
+        return ""
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else ""
 
 
 def bundle_from_json(data: bytes) -> Bundle:

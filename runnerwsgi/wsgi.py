@@ -39,6 +39,7 @@ _BODILESS = frozenset({204, 304})
 _EMPTY = _BODILESS | {205}
 _PLAIN_URL = re.compile(r"[!-\[\]-~]+")
 _NO_STORE = ("Cache-Control", "no-store")
+READ = ("GET", "HEAD")
 
 
 @dataclass(slots=True)
@@ -120,6 +121,31 @@ def problem(error: RunnerError, request_id: str, backend: str) -> Response:
     return response
 
 
+def refused(
+    logger: logging.Logger,
+    error: RunnerError,
+    environ: WSGIEnvironment,
+    request_id: str,
+    backend: str,
+    **whose: str | None,
+) -> Response:
+    """Log that a request ended in *error*, and tell its client what it may know of that."""
+    emit(
+        logger,
+        logging.ERROR if error.status >= 500 else logging.INFO,
+        "refused",
+        backend=backend,
+        request_id=request_id,
+        **whose,
+        status=error.status,
+        code=error.code,
+        method=environ.get("REQUEST_METHOD"),
+        path=environ.get("PATH_INFO"),
+        error=error,
+    )
+    return problem(error, request_id, backend)
+
+
 def guest_response(status: int, pairs: Headers, body: bytes | None, mount: str) -> Response:
     """A guest's answer with what may cross of its headers (security §1.6).
 
@@ -180,6 +206,27 @@ def _lies_in(mount: str, location: str) -> bool:
 def new_request_id() -> str:
     """Sixteen hex digits that no client can choose."""
     return os.urandom(8).hex()
+
+
+def check_method(environ: WSGIEnvironment, allowed: tuple[str, ...]) -> None:
+    """Refuse every other method.
+
+    Raises:
+        MethodNotAllowed: with those that are allowed.
+    """
+    if environ["REQUEST_METHOD"] not in allowed:
+        raise MethodNotAllowed(allowed)
+
+
+def check_json(environ: WSGIEnvironment) -> None:
+    """Refuse a body that does not say that it is JSON.
+
+    Raises:
+        UnsupportedMediaType: it says something else, or nothing.
+    """
+    media: str = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise UnsupportedMediaType("not application/json", detail="Send application/json.")
 
 
 def read_body(environ: WSGIEnvironment, limit: int) -> bytes | None:

@@ -33,7 +33,10 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
         "Pack, verify and keep bundles.",
         ("pack", "content_hash", "read_bundle", "BundleStore", "StoredBundle", "UnpackedBundle"),
     ),
-    "runnerwsgi.stores": ("Where bundles come from.", ("open_store", "Store")),
+    "runnerwsgi.stores": (
+        "Where bundles come from.",
+        ("open_store", "Store", "root_of", "is_remote"),
+    ),
     "runnerwsgi.manifest": (
         "What an extension says about itself.",
         ("Manifest", "Endpoint", "Ui"),
@@ -48,9 +51,10 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "runnerwsgi.client": (
         "For backends whose runner is elsewhere.",
-        ("RunnerClient", "RunnerState"),
+        ("RunnerClient", "RunnerState", "kind_of"),
     ),
     "runnerwsgi.service_token": ("The secret that gateway and runner share.", ("ServiceToken",)),
+    "runnerwsgi.canary": ("A tiny extension that runners of this project have.", ("call", "check")),
     "runnerwsgi.testing": ("The contract kit for authors of backends.", ()),
 }
 

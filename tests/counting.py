@@ -2,14 +2,12 @@
 
 import json
 import os
-import threading
-from contextlib import contextmanager
 
 import wasmtime
 from click.testing import CliRunner
 from servers import serving
 from support import FILES, pack_files
-from switching import entries_of, until
+from switching import calls, entries_of, until
 from wasm.rig import Import, guest
 
 from runnerwsgi import Gateway, Installs, Settings
@@ -91,28 +89,14 @@ def environment(home, url):
     }
 
 
-@contextmanager
 def calling(server, callers=CALLERS):
-    """Call from many threads, each time another path; gives status and backend by path."""
-    answers, stop = {}, threading.Event()
+    """Call from many threads; gives status, backend and body by key."""
 
-    def call(caller):
-        number = 0
-        while not stop.is_set():
-            path = f"/{caller}-{number}"
-            status, headers, body = server.send("POST", f"/api/ext/acme.counter{path}", b"")
-            answers[path] = (status, headers.get("x-runner-backend"), body)
-            number += 1
+    def call(key):
+        status, headers, body = server.send("POST", f"/api/ext/acme.counter/{key}", b"")
+        return status, headers.get("x-runner-backend"), body
 
-    threads = [threading.Thread(target=call, args=(caller,)) for caller in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answers
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    return calls(call, callers)
 
 
 def switch(env, *arguments):
@@ -140,4 +124,4 @@ def switch_under_load(home, env, switches):
         assert server.send()[2] == b"host"
     assert [answer for answer in answers.values() if answer[0] != 200] == []
     assert {backend for _, backend, _ in answers.values()} == {"wasm", "docker"}
-    assert entries_of(home) == dict.fromkeys(answers, (1, "calls"))
+    assert entries_of(home) == {f"/{key}": (1, "calls") for key in answers}

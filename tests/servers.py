@@ -60,19 +60,8 @@ class Server:
 @contextmanager
 def serving(*command, cwd, env):
     """Run a server's own command until the block ends."""
-    process = subprocess.Popen(
-        [BIN / command[0], *command[1:]], cwd=cwd, env=env, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        server = Server(process)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
-    try:
+    with _started(Server, command, cwd=cwd, env=env) as server:
         yield server
-    finally:
-        server.stop()
 
 
 class Runner(Server):
@@ -104,14 +93,20 @@ def runner(home, *options, wait=True, **env):
     Unless told otherwise it is waited for until it is ready.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RUNNER_")}
-    command = [BIN / "runnerwsgi", "runner", "--port", "0", *options]
-    process = subprocess.Popen(
-        command, env=clean | {"RUNNER_HOME": str(home)} | env, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        server = Runner(process)
+    command = ("runnerwsgi", "runner", "--port", "0", *options)
+    with _started(Runner, command, env=clean | {"RUNNER_HOME": str(home)} | env) as server:
         if wait:
             server.wait_until_ready()
+        yield server
+
+
+@contextmanager
+def _started(kind, command, **options):
+    process = subprocess.Popen(
+        [BIN / command[0], *command[1:]], stderr=subprocess.PIPE, text=True, **options
+    )
+    try:
+        server = kind(process)
     except BaseException:
         process.kill()
         process.communicate()

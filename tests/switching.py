@@ -1,12 +1,17 @@
 """Applications whose backend is changed while they serve, and backends to change between."""
 
+import threading
 import time
+from contextlib import closing, contextmanager
+from itertools import count
 
 import sqlalchemy as sa
 from support import EXTENSION, host_app, make_environ, pack_files, send, write_plugin
 
 from runnerwsgi import Installs, Principal, RunnerMiddleware, Settings, switch
 from runnerwsgi.bundles import BundleStore
+from runnerwsgi.database import Database
+from runnerwsgi.switchboard import Switchboard
 
 # A backend that counts its calls in the extension's storage, as a guest would, and says its name.
 SOURCE = """
@@ -138,6 +143,36 @@ def until(holds, seconds=10):
     while not holds():
         assert time.monotonic() < deadline, "it did not come to that in time"
         time.sleep(0.02)
+
+
+@contextmanager
+def switchboard_of(home):
+    """The switchboard of an application's home."""
+    with closing(Database(Settings(home=home).database_url)) as database:
+        yield Switchboard(database)
+
+
+@contextmanager
+def calls(call, callers):
+    """Call from many threads, each time with another key; gives what was answered by key."""
+    answers, stop = {}, threading.Event()
+
+    def go_on(caller):
+        for number in count():
+            if stop.is_set():
+                return
+            key = f"{caller}-{number}"
+            answers[key] = call(key)
+
+    threads = [threading.Thread(target=go_on, args=(caller,)) for caller in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def states_of(board):

@@ -3,20 +3,26 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 from support import EXTENSION, host_app, make_environ, send
-from switching import Application, call_of, entries_of, prepare, states_of, until
+from switching import (
+    Application,
+    call_of,
+    calls,
+    entries_of,
+    prepare,
+    states_of,
+    switchboard_of,
+    until,
+)
 
 from runnerwsgi import Gateway, Principal, RunnerMiddleware, Settings
 from runnerwsgi import switch as switch_module
-from runnerwsgi.database import Database
-from runnerwsgi.switchboard import Process, Switchboard
+from runnerwsgi.switchboard import Process
 
 SWITCHES = 20
 CALLERS = 8
@@ -29,32 +35,8 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def board(home):
-    database = Database(Settings(home=home).database_url)
-    yield Switchboard(database)
-    database.close()
-
-
-@contextmanager
-def calling(application, callers=CALLERS):
-    """Call from many threads, each time with a new key; gives what was answered."""
-    answers, stop = {}, threading.Event()
-
-    def call(caller):
-        number = 0
-        while not stop.is_set():
-            key = f"{caller}-{number}"
-            answers[key] = application.call(key)
-            number += 1
-
-    threads = [threading.Thread(target=call, args=(caller,)) for caller in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answers
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    with switchboard_of(home) as board:
+        yield board
 
 
 def has_settled(board, number, backend):
@@ -66,7 +48,7 @@ def has_settled(board, number, backend):
 
 def test_switching_under_load_loses_and_doubles_nothing(home, board):
     with Application(home, RUNNER_THREADS="16") as application:
-        with calling(application) as answers:
+        with calls(application.call, CALLERS) as answers:
             for turn in range(SWITCHES):
                 backend = ("pen", "ink")[turn % 2]
                 number = board.wish({"ink": backend})

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from runnerwsgi import hookimpl
+from runnerwsgi.client import kind_of
 from runnerwsgi.errors import BackendUnreachable, BadRunnerResponse
 from runnerwsgi.protocol import Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
 
@@ -100,8 +101,8 @@ class DockerBackend:
         try:
             yield
         except BackendUnreachable as exc:
-            kind = {"name": "no-name", "lost": "starting"}.get(exc.reason, exc.reason)
-            raise BackendUnreachable(f"{self._advice(kind)} ({exc})", reason=exc.reason) from exc
+            advice = self._advice(kind_of(exc))
+            raise BackendUnreachable(f"{advice} ({exc})", reason=exc.reason) from exc
         except BadRunnerResponse as exc:
             kind = self._client.state(wait=0).kind
             if kind not in ("wrong-token", "no-runner"):

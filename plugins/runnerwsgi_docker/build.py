@@ -38,7 +38,7 @@ def build(
     recipe = image.Recipe(
         tag or usual.tag, base or usual.base, wheels or usual.wheels, cached=not no_cache
     )
-    built = image.build(Engine(), recipe, (lambda line: None) if quiet else _show)
+    built = image.build(Engine(), recipe, (lambda line: None) if quiet else output.note)
     output.say(f"Built {recipe.tag} ({built.removeprefix('sha256:')[:12]}) from {recipe.base}.")
 
 
@@ -54,7 +54,3 @@ def wheels(folder: Path, base: str | None) -> None:
     base = base or image.Recipe.from_env(os.environ).base
     count = image.download(Engine(), base, folder)
     output.say(f"{folder} has {count} wheels for {base}.")
-
-
-def _show(line: str) -> None:
-    output.note(line)

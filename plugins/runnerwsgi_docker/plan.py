@@ -15,11 +15,12 @@ from runnerwsgi.client import RunnerClient
 from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.settings import SETTINGS as SHARED
 from runnerwsgi.settings import read
+from runnerwsgi.stores import is_remote
 
 from . import DEFAULT_HOST, SETTINGS, service_token
 from .container import Container
 from .image import Recipe
-from .shared import Shared, is_elsewhere
+from .shared import Shared
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -123,7 +124,7 @@ class Plan:
             StorageError: the installs cannot be read.
         """
         reasons = []
-        if is_elsewhere(self.settings):
+        if is_remote(self.settings):
             reasons.append(f"bundles are in {self.settings.bundle_store.partition('?')[0]}")
         with closing(Installs.from_settings(self.settings)) as installs:
             reasons += [
@@ -156,13 +157,13 @@ class Plan:
 
     def _environment(self) -> dict[str, str]:
         passed = {name: self.env[name] for name in PASSED if self.env.get(name)}
-        if is_elsewhere(self.settings):
+        if is_remote(self.settings):
             passed["RUNNER_BUNDLE_STORE"] = self.settings.bundle_store
             passed["RUNNER_BUNDLE_CACHE_MB"] = str(self.settings.bundle_cache_mb)
         return passed
 
     def _inherited(self) -> tuple[str, ...]:
-        if not is_elsewhere(self.settings):
+        if not is_remote(self.settings):
             return ()
         return tuple(name for name in self.env if STORE_CREDENTIALS.fullmatch(name))
 

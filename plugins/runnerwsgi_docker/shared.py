@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runnerwsgi.errors import ConfigurationError, StorageError
+from runnerwsgi.stores import is_remote, root_of
 
 from . import callback_folder, service_token, token_file
 from .container import TOKEN
@@ -81,20 +82,9 @@ class Shared:
 
 
 def bundle_folder(settings: Settings) -> Path:
-    """The folder of bundles on this machine; of a store elsewhere, its local part."""
-    store = settings.bundle_store
-    if "://" not in store:
-        return Path(store).resolve()
-    if store.startswith("file:///"):
-        from urllib.parse import unquote, urlsplit
-
-        return Path(unquote(urlsplit(store).path)).resolve()
-    return (settings.home / "bundles").resolve()
-
-
-def is_elsewhere(settings: Settings) -> bool:
-    """Whether bundles come over the network."""
-    return "://" in settings.bundle_store and not settings.bundle_store.startswith("file:")
+    """The folder of bundles on this machine; an empty one where they are elsewhere."""
+    folder = settings.home / "bundles" if is_remote(settings) else root_of(settings)
+    return folder.resolve()
 
 
 def _token(settings: Settings) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     from runnerwsgi.access import Principal
+    from runnerwsgi.claims import Claims
     from runnerwsgi.installs import Installs
     from runnerwsgi.protocol import Callback, User
     from runnerwsgi.routes import RouteGrant
@@ -233,16 +234,7 @@ class HostCapabilities:
         if interface in self._told:
             return
         self._told.add(interface)
-        emit(
-            log,
-            logging.WARNING,
-            "capability.denied",
-            interface=interface,
-            capability=row.capability,
-            request_id=self._call.request_id,
-            tenant_id=self._call.tenant_id,
-            extension_id=self._call.extension_id,
-        )
+        tell_denial(interface, row, self._call)
 
     def _checked(
         self, exc: CapabilityError, interface: str, function: str, row: Interface
@@ -263,6 +255,20 @@ class HostCapabilities:
             self._call.tenant_id,
             exc_info=exc,
         )
+
+
+def tell_denial(interface: str, row: Interface, whose: Call | Claims) -> None:
+    """Log that a guest asked for what it was not granted."""
+    emit(
+        log,
+        logging.WARNING,
+        "capability.denied",
+        interface=interface,
+        capability=row.capability,
+        request_id=whose.request_id,
+        tenant_id=whose.tenant_id,
+        extension_id=whose.extension_id,
+    )
 
 
 def not_granted(interface: str, function: str, row: Interface) -> RunnerError:

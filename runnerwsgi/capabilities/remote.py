@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
@@ -39,6 +38,7 @@ from runnerwsgi.errors import (
 )
 from runnerwsgi.logs import emit
 from runnerwsgi.upstream import Upstream
+from runnerwsgi.wire import problem_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,7 +198,7 @@ class _Asked(HostCapabilities):
     def _refused(
         self, interface: str, function: str, row: Interface, answer: Answer
     ) -> RunnerError:
-        asked, code = f"{interface}.{function}", _code(answer.body)
+        asked, code = f"{interface}.{function}", problem_code(answer.body)
         if (answer.status, code) == (403, "forbidden"):
             return not_granted(interface, function, row)
         if (answer.status, code) == (404, "not-found"):
@@ -222,16 +222,6 @@ class _Asked(HostCapabilities):
 def _only_reads(interface: str, function: str) -> bool:
     """Whether a question may be sent twice: a plugin's own function may do anything."""
     return interface in PARAMETERS and function.startswith(("get", "list"))
-
-
-def _code(body: bytes) -> str:
-    """The code of a problem, where the answer is one."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    code = found.get("code") if isinstance(found, dict) else None
-    return code if isinstance(code, str) and _NAME.fullmatch(code) else ""
 
 
 def _parse(url: str, folder: Path | None) -> _Way:

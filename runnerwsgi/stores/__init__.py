@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .remote import Source
 
-__all__ = ["Store", "open_store", "root_of"]
+__all__ = ["Store", "is_remote", "open_store", "root_of"]
 
 _REMOTE = ("https", "http", "s3")
 
@@ -85,27 +85,39 @@ def open_store(settings: Settings) -> Store:
     Raises:
         ConfigurationError: ``RUNNER_BUNDLE_STORE`` names none.
     """
-    url = settings.bundle_store
-    scheme = _scheme(url)
-    cache = Cache(settings.home / "bundle-cache", settings.bundle_cache_mb << 20)
-    if scheme not in _REMOTE:
-        return LocalStore(BundleStore.from_url(url).root, cache)
-    return RemoteStore(_source(scheme, settings), cache)
+    cache = Cache(_cache_folder(settings), settings.bundle_cache_mb << 20)
+    if is_remote(settings):
+        return RemoteStore(_source(settings), cache)
+    return LocalStore(root_of(settings), cache)
 
 
 def root_of(settings: Settings) -> Path:
-    """The ``root`` of the settings' store, which need not be opened for that."""
-    if _scheme(settings.bundle_store) in _REMOTE:
-        return settings.home / "bundle-cache"
+    """The ``root`` of the settings' store, which need not be opened for that.
+
+    Raises:
+        ConfigurationError: ``RUNNER_BUNDLE_STORE`` names none.
+    """
+    if is_remote(settings):
+        return _cache_folder(settings)
     return BundleStore.from_url(settings.bundle_store).root
 
 
-def _scheme(url: str) -> str:
-    return url.partition("://")[0].lower() if "://" in url else "file"
+def is_remote(settings: Settings) -> bool:
+    """Whether bundles come over the network."""
+    return _scheme(settings) in _REMOTE
 
 
-def _source(scheme: str, settings: Settings) -> Source:
-    if scheme == "s3":
+def _cache_folder(settings: Settings) -> Path:
+    return settings.home / "bundle-cache"
+
+
+def _scheme(settings: Settings) -> str:
+    scheme, found, _ = settings.bundle_store.partition("://")
+    return scheme.lower() if found else "file"
+
+
+def _source(settings: Settings) -> Source:
+    if _scheme(settings) == "s3":
         return S3Source(settings.bundle_store)
     return WebSource(
         settings.bundle_store,

@@ -300,7 +300,7 @@ class BackendContract:
         took = time.monotonic() - started
         assert took < allowed, (
             f"a call with limits.timeout_ms={request.limits.timeout_ms} took {took:.1f} s; "
-            f"end it within {allowed:.1f} s."
+            f"end it within {allowed:.1f} s: keep one deadline for everything."
         )
         return answer
 

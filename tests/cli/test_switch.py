@@ -7,13 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 from support import host_app, make_environ, send
-from switching import Application, call_of, prepare, states_of, until
+from switching import Application, call_of, prepare, states_of, switchboard_of, until
 
 from runnerwsgi import Gateway, Principal, RunnerMiddleware, Settings
 from runnerwsgi import switch as switch_module
 from runnerwsgi.cli import switch as command
-from runnerwsgi.database import Database
-from runnerwsgi.switchboard import Switchboard
 
 
 @pytest.fixture
@@ -28,9 +26,8 @@ def home(folder, monkeypatch):
 
 @pytest.fixture
 def board(home):
-    database = Database(Settings(home=home).database_url)
-    yield Switchboard(database)
-    database.close()
+    with switchboard_of(home) as board:
+        yield board
 
 
 @contextmanager
