@@ -106,7 +106,13 @@ def _token(settings: Settings) -> str:
 
 
 def _make(folder: Path, mode: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make a folder with a mode, or add what the mode has to one that is there."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        pass
+    else:
+        folder.chmod(mode)
     if folder.stat().st_mode & mode != mode:
         folder.chmod(folder.stat().st_mode & 0o777 | mode)
 

@@ -14,31 +14,102 @@ from runnerwsgi.wire import strict_base64, strict_object
 # The longest question, and the longest answer. The largest value is some 4 MB in base64.
 MAX_QUESTION_BYTES = 8 << 20
 
-# What the functions' parameters are called in WIT. A plugin's own interface is not here:
+# The functions' parameters, in the words of WIT. A plugin's own interface is not here:
 # nobody but the guest knows its names, so its arguments go in a list, `args`.
-PARAMETERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "secrets": {"get": ("key",), "list-keys": ()},
+PARAMETERS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "secrets": {
+        "get": {"key": "string"},
+        "list-keys": {},
+    },
     "storage": {
-        "get": ("namespace", "key"),
-        "put": ("entry",),
-        "delete": ("namespace", "key"),
-        "list-entries": ("namespace", "cursor"),
+        "get": {"namespace": "string", "key": "string"},
+        "put": {"entry": "storage-entry"},
+        "delete": {"namespace": "string", "key": "string"},
+        "list-entries": {"namespace": "string", "cursor": "option<string>"},
     },
-    "ui-proxy": {"call-route": ("route", "payload")},
+    "ui-proxy": {
+        "call-route": {"route": "string", "payload": "option<list<u8>>"},
+    },
     "scheduler": {
-        "list-schedules": (),
-        "get-schedule": ("schedule-id",),
-        "create-schedule": ("input",),
-        "update-schedule": ("schedule-id", "input"),
-        "delete-schedule": ("schedule-id",),
-        "get-endpoints": (),
+        "list-schedules": {},
+        "get-schedule": {"schedule-id": "string"},
+        "create-schedule": {"input": "create-schedule-input"},
+        "update-schedule": {"schedule-id": "string", "input": "update-schedule-input"},
+        "delete-schedule": {"schedule-id": "string"},
+        "get-endpoints": {},
     },
-    "invoicing": {"create-manual-invoice": ("input",)},
-    "clients": {"list-clients": ("input",), "get-client": ("client-id",)},
-    "services": {"list-services": ("input",), "get-service": ("service-id",)},
+    "invoicing": {
+        "create-manual-invoice": {"input": "create-manual-invoice-input"},
+    },
+    "clients": {
+        "list-clients": {"input": "clients-list-input"},
+        "get-client": {"client-id": "string"},
+    },
+    "services": {
+        "list-services": {"input": "services-list-input"},
+        "get-service": {"service-id": "string"},
+    },
 }
-# Parameters of type `option<…>`, which may be left out.
-OPTIONAL = frozenset({"cursor", "payload"})
+RECORDS: Mapping[str, Mapping[str, str]] = {
+    "storage-entry": {
+        "namespace": "string",
+        "key": "string",
+        "value": "list<u8>",
+        "revision": "option<u64>",
+    },
+    "create-schedule-input": {
+        "endpoint": "string",
+        "cron": "string",
+        "timezone": "option<string>",
+        "enabled": "option<bool>",
+        "name": "option<string>",
+        "payload": "option<string>",
+    },
+    "update-schedule-input": {
+        "endpoint": "option<string>",
+        "cron": "option<string>",
+        "timezone": "option<string>",
+        "enabled": "option<bool>",
+        "name": "option<string>",
+        "payload": "option<string>",
+    },
+    "manual-invoice-item-input": {
+        "service-id": "string",
+        "quantity": "f64",
+        "description": "string",
+        "rate": "f64",
+        "is-discount": "option<bool>",
+        "discount-type": "option<discount-type>",
+        "applies-to-item-id": "option<string>",
+        "applies-to-service-id": "option<string>",
+    },
+    "create-manual-invoice-input": {
+        "client-id": "string",
+        "items": "list<manual-invoice-item-input>",
+        "invoice-date": "option<string>",
+        "due-date": "option<string>",
+        "po-number": "option<string>",
+    },
+    "clients-list-input": {
+        "search": "option<string>",
+        "include-inactive": "option<bool>",
+        "page": "option<u32>",
+        "page-size": "option<u32>",
+    },
+    "services-list-input": {
+        "search": "option<string>",
+        "item-kind": "option<service-item-kind>",
+        "is-active": "option<bool>",
+        "billing-method": "option<service-billing-method>",
+        "page": "option<u32>",
+        "page-size": "option<u32>",
+    },
+}
+ENUMS: Mapping[str, frozenset[str]] = {
+    "discount-type": frozenset({"percentage", "fixed"}),
+    "service-item-kind": frozenset({"service", "product"}),
+    "service-billing-method": frozenset({"fixed", "hourly", "usage"}),
+}
 
 # Where bytes are in the interfaces of the table: the fields that hold base64.
 _BYTES: Mapping[str, frozenset[str]] = {
@@ -70,7 +141,8 @@ def question_from_json(interface: str, function: str, data: bytes) -> tuple[Any,
     """The arguments that a runner sent, in their order.
 
     Raises:
-        BadRequest: not strict JSON, a parameter that is missing or unknown, or no base64.
+        BadRequest: not strict JSON, no base64, or a parameter that is missing, unknown or of
+            another type.
     """
     found = strict_object(data, BadRequest)
     names = PARAMETERS.get(interface, {}).get(function)
@@ -79,11 +151,48 @@ def question_from_json(interface: str, function: str, data: bytes) -> tuple[Any,
         if not isinstance(args, list) or len(found) > 1:
             raise BadRequest("the arguments of a plugin's own function go in a list, args")
         return tuple(args)
-    missing = set(names).difference(found, OPTIONAL)
-    if missing or not found.keys() <= set(names):
-        raise BadRequest(f"the arguments of {interface}.{function} are {', '.join(names)}")
     values = _read(found, interface, BadRequest)
+    # An engine holds a guest to these types; whoever is at the other end here may be no engine.
+    if not _is_record(values, names):
+        takes = ", ".join(f"{name}: {kind}" for name, kind in names.items())
+        raise BadRequest(f"{interface}.{function} takes ({takes})")
     return tuple(values.get(name) for name in names)
+
+
+def _is_record(value: Any, fields: Mapping[str, str]) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= fields.keys()
+        and all(_is_of(value.get(name), kind) for name, kind in fields.items())
+    )
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    """Whether a value is of a type of WIT."""
+    if kind in _PLAIN:
+        return _PLAIN[kind](value)
+    if kind in RECORDS:
+        return _is_record(value, RECORDS[kind])
+    if kind in ENUMS:
+        return isinstance(value, str) and value in ENUMS[kind]
+    outer, _, inner = kind.removesuffix(">").partition("<")
+    if outer == "option":
+        return value is None or _is_of(value, inner)
+    return isinstance(value, list) and all(_is_of(item, inner) for item in value)
+
+
+def _is_whole(value: Any, below: int) -> bool:
+    return type(value) is int and 0 <= value < below
+
+
+_PLAIN: Mapping[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "bool": lambda value: isinstance(value, bool),
+    "u32": lambda value: _is_whole(value, 2**32),
+    "u64": lambda value: _is_whole(value, 2**64),
+    "f64": lambda value: type(value) in (int, float),
+    "list<u8>": lambda value: isinstance(value, bytes),
+}
 
 
 def answer_to_json(interface: str, value: Any) -> bytes:

@@ -7,8 +7,9 @@ import pytest
 
 from runnerwsgi.capabilities import AT_THE_RUNNER, INTERFACES
 from runnerwsgi.capabilities.questions import (
-    OPTIONAL,
+    ENUMS,
     PARAMETERS,
+    RECORDS,
     answer_from_json,
     answer_to_json,
     question_from_json,
@@ -20,7 +21,13 @@ from runnerwsgi.wit import ALGA
 BYTES = bytes(range(256))
 ENTRY = {"namespace": "notes", "key": "ключ", "value": BYTES, "revision": 2**63}
 SCHEDULE = {"endpoint": "/night", "cron": "0 3 * * *", "timezone": None, "payload": '{"a": 1}'}
+ITEM = {"service-id": "s", "quantity": 1, "description": "", "rate": 0.5, "is-discount": False}
+INVOICE = {"client-id": "c", "items": [ITEM, {**ITEM, "discount-type": "fixed"}], "due-date": None}
+WANTED = {"item-kind": "product", "page": 2**32 - 1}
 OWN = {"data": b"\0", "pair": ("a", b"b"), "flags": frozenset({"x", "y"}), "none": None, "n": 1.5}
+
+
+TYPED = re.compile(r"([a-z-]+): ([a-z0-9<>-]+)")
 
 
 def test_the_parameters_are_those_of_the_wit_file():
@@ -28,13 +35,24 @@ def test_the_parameters_are_those_of_the_wit_file():
     for interface, body in re.findall(
         r"^interface ([a-z0-9-]+) \{(.*?)^\}", ALGA.read_text(), re.M | re.S
     ):
-        for name, parameters in re.findall(r"^ +([a-z-]+): func\((.*)\)", body, re.M):
-            names = tuple(re.findall(r"([a-z-]+): ", parameters))
-            found.setdefault(interface, {})[name] = names
-            optional = set(re.findall(r"([a-z-]+): option<", parameters))
-            assert optional == OPTIONAL.intersection(names)
-    assert {name: found[name] for name in PARAMETERS} == PARAMETERS
+        for name, parameters in re.findall(r"^ +([a-z-]+): func\((.*?)\)(?:;| ->)", body, re.M):
+            found.setdefault(interface, {})[name] = list(TYPED.findall(parameters))
+    known = {
+        interface: {name: list(types.items()) for name, types in functions.items()}
+        for interface, functions in PARAMETERS.items()
+    }
+    assert {name: found[name] for name in PARAMETERS} == known
     assert set(PARAMETERS) | AT_THE_RUNNER == set(INTERFACES) == set(found)
+
+
+def test_the_types_are_those_of_the_wit_file():
+    kinds = {"record": {}, "enum": {}}
+    for kind, name, body in re.findall(
+        r"^ +(record|enum) ([a-z0-9-]+) \{(.*?)^ +\}", ALGA.read_text(), re.M | re.S
+    ):
+        kinds[kind][name] = body
+    assert {name: dict(TYPED.findall(kinds["record"][name])) for name in RECORDS} == RECORDS
+    assert {name: set(re.findall(r"[a-z-]+", kinds["enum"][name])) for name in ENUMS} == ENUMS
 
 
 @pytest.mark.parametrize(
@@ -47,6 +65,8 @@ def test_the_parameters_are_those_of_the_wit_file():
         pytest.param("ui-proxy", "call-route", ("/x", b""), id="an empty payload"),
         pytest.param("secrets", "list-keys", (), id="nothing"),
         pytest.param("scheduler", "create-schedule", (SCHEDULE,), id="a payload that is text"),
+        pytest.param("invoicing", "create-manual-invoice", (INVOICE,), id="records in a record"),
+        pytest.param("services", "list-services", (WANTED,), id="a case"),
         pytest.param("weather", "today", ("here", OWN, [BYTES]), id="a plugin's own"),
         pytest.param("weather", "today", (("ok", ()), [("err", None)]), id="a plugin's variants"),
     ],
@@ -120,6 +140,40 @@ DEEP = b'{"args": ' + b"[" * 5000 + b"]" * 5000 + b"}"
 def test_a_malformed_question_is_refused(interface, data):
     with pytest.raises(BadRequest):
         question_from_json(interface, "get", data)
+
+
+STORED = {"namespace": "n", "key": "k", "value": "aGk="}
+
+
+@pytest.mark.parametrize(
+    ("interface", "function", "asked"),
+    [
+        pytest.param("storage", "get", {"namespace": "n", "key": None}, id="no key"),
+        pytest.param("storage", "delete", {"namespace": "n", "key": None}, id="every key"),
+        pytest.param("storage", "get", {"namespace": ["n"], "key": "k"}, id="a list for a text"),
+        pytest.param("storage", "put", {"entry": []}, id="a list for a record"),
+        pytest.param("storage", "put", {"entry": {**STORED, "value": 1 << 40}}, id="a terabyte"),
+        pytest.param("storage", "put", {"entry": {**STORED, "value": [1]}}, id="bytes in a list"),
+        pytest.param("storage", "put", {"entry": {**STORED, "revision": True}}, id="a bool"),
+        pytest.param("storage", "put", {"entry": {**STORED, "revision": -1}}, id="below zero"),
+        pytest.param("storage", "put", {"entry": {**STORED, "revision": 1 << 64}}, id="too large"),
+        pytest.param("storage", "put", {"entry": {**STORED, "owner": "x"}}, id="an unknown field"),
+        pytest.param("storage", "put", {"entry": {"namespace": "n"}}, id="a field is missing"),
+        pytest.param("ui-proxy", "call-route", {"route": "/x", "payload": 5}, id="no payload"),
+        pytest.param("clients", "get-client", {"client-id": {"$ne": ""}}, id="an object"),
+        pytest.param("clients", "list-clients", {"input": {"page": 1.5}}, id="half a page"),
+        pytest.param("services", "list-services", {"input": {"item-kind": "x"}}, id="no case"),
+        pytest.param(
+            "invoicing",
+            "create-manual-invoice",
+            {"input": {"client-id": "c", "items": [{"service-id": "s"}]}},
+            id="half an item",
+        ),
+    ],
+)
+def test_arguments_of_another_type_are_refused(interface, function, asked):
+    with pytest.raises(BadRequest, match=f"{interface}.{function} takes"):
+        question_from_json(interface, function, json.dumps(asked).encode())
 
 
 @pytest.mark.parametrize("value", ["a", "aGk", "aGl=", "aGk=\n", "aGk=aGk=", "ä"])

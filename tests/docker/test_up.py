@@ -62,6 +62,10 @@ def test_the_token_is_seen_by_the_container_and_by_nobody_else(running):
     assert token not in running.docker("logs").output
 
 
+def test_it_cannot_list_the_sockets_of_gateways(running):
+    assert stat.S_IMODE((running.home / "run").stat().st_mode) == 0o711
+
+
 def test_it_can_be_looked_at(running):
     found = running.status()
     assert found["is_well"]
