@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import click
 from waitress import create_server, wasyncore  # type: ignore[import-untyped]  # ships no types
 from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 from waitress.parser import HTTPRequestParser, ParsingError  # type: ignore[import-untyped]
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+C = TypeVar("C", bound="Callable[..., Any] | click.Command")
+
 # A connection on which nothing has come for so long is idle, and its client will not mind.
 QUIET_SECONDS = 0.5
 # How long connections are still taken that the kernel has already accepted.
@@ -38,6 +41,18 @@ LAST_ARRIVALS_SECONDS = 0.1
 # What is read of a body before anybody looks at it: with all connections together, not much.
 STRANGERS_BODY_BYTES = 64 * 1024
 _TURN_SECONDS = 0.02
+
+
+def threads_option(default: int) -> Callable[[C], C]:
+    """``--threads``, of a command that serves: as many as given, set, or else *default*."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        envvar="RUNNER_THREADS",
+        default=default,
+        show_default=f"RUNNER_THREADS, else {default}",
+        help="Threads that answer requests.",
+    )
 
 
 class _Closing:

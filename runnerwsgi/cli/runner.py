@@ -17,7 +17,7 @@ from runnerwsgi.server import MARK, RunnerServer
 from runnerwsgi.settings import Settings
 
 from .command import Command
-from .listener import Listener
+from .listener import Listener, threads_option
 
 DEFAULT_PORT = 8080
 DEFAULT_THREADS = 16
@@ -50,14 +50,7 @@ log = logging.getLogger(__name__)
     show_default="PORT, else 8080",
     help="Port to listen on; 0 for a free one.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    envvar="RUNNER_THREADS",
-    default=DEFAULT_THREADS,
-    show_default="RUNNER_THREADS, else 16",
-    help="Threads that answer requests.",
-)
+@threads_option(DEFAULT_THREADS)
 @click.option(
     "--grace",
     type=click.IntRange(0, 3600),

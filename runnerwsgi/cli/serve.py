@@ -22,7 +22,7 @@ from runnerwsgi.settings import Settings
 from . import output
 from .command import Command, wants_debug
 from .installs import page_url
-from .listener import Listener
+from .listener import Listener, threads_option
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -54,14 +54,7 @@ class Wrapped:
     show_default=True,
     help="Port to listen on; 0 for a free one.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    envvar="RUNNER_THREADS",
-    default=DEFAULT_THREADS,
-    show_default="RUNNER_THREADS, else 8",
-    help="Threads that answer requests.",
-)
+@threads_option(DEFAULT_THREADS)
 @click.option(
     "--identify",
     metavar="MODULE:FUNCTION",
