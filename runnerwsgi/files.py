@@ -1,23 +1,38 @@
-"""One UI file as an answer: which one is asked for, whether it changed, and which part of it."""
+"""One file as an answer: which one is asked for, whether it changed, and which part of it."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from werkzeug.http import parse_etags, parse_range_header
 
 from . import headers, paths
+from .assets import Asset
+from .browser import SCRIPTS
 from .errors import BadPath, NotFound, UriTooLong
-from .wsgi import Response
+from .wsgi import READ, Response, check_method
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from .assets import Asset
-
 IMMUTABLE = "public, max-age=31536000, immutable"
 MAX_FILE_PATH_BYTES = 2048
+
+_SCRIPTS: Mapping[str, Asset] = {
+    name: Asset(data, hashlib.sha256(data).hexdigest(), headers.content_type(name), verified=True)
+    for name, data in SCRIPTS.items()
+}
+# client.js is loaded by sandboxed pages, whose origin is opaque; bridge.js by our own.
+_SHARING: Mapping[str, list[tuple[str, str]]] = {
+    "bridge.js": [("Cross-Origin-Resource-Policy", "same-origin")],
+    "client.js": [
+        ("Cross-Origin-Resource-Policy", "cross-origin"),
+        ("Access-Control-Allow-Origin", "*"),
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,22 @@ def respond(
         return Response(416, [*head, *refused])
     kept.append(("Content-Range", f"bytes {start}-{stop - 1}/{size}"))
     return Response(206, kept, asset.data[start:stop])
+
+
+def script(name: str, environ: WSGIEnvironment) -> Response:
+    """One of our own scripts, by a name of :data:`runnerwsgi.browser.SCRIPTS`."""
+    check_method(environ, READ)
+    asset = _SCRIPTS[name]
+    head = [
+        ("Content-Type", asset.content_type),
+        ("Cache-Control", "no-cache"),
+        ("ETag", asset.etag),
+        ("X-Content-Type-Options", "nosniff"),
+        *_SHARING[name],
+    ]
+    if unchanged(environ, asset):
+        return Response(304, head)
+    return Response(200, head, asset.data)
 
 
 def _range(environ: WSGIEnvironment, asset: Asset) -> tuple[int, int] | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from . import access, files, headers, paths
-from .assets import Asset, Assets, digest_of, parse_remote
+from .assets import Assets, digest_of, parse_remote
 from .browser import SCRIPTS
 from .errors import NotFound, RunnerError
 from .protocol import UiAsset
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
     from .gateway import Gateway
     from .installs import Install, Installs
     from .settings import Settings
-
-# client.js is loaded by sandboxed pages, whose origin is opaque; bridge.js by our own.
-_SHARING = {
-    "bridge.js": [("Cross-Origin-Resource-Policy", "same-origin")],
-    "client.js": [
-        ("Cross-Origin-Resource-Policy", "cross-origin"),
-        ("Access-Control-Allow-Origin", "*"),
-    ],
-}
 
 
 class ExtensionPages:
@@ -54,7 +44,6 @@ class ExtensionPages:
         self.installs = installs
         self.assets = assets
         self.settings = settings
-        self._scripts = {f"/{name}": _script(name, data) for name, data in SCRIPTS.items()}
 
     def respond(self, rest: str, environ: WSGIEnvironment, request_id: str) -> Response:
         """Answer one request.
@@ -70,8 +59,8 @@ class ExtensionPages:
         if rest.startswith("/ext-ui/"):
             return self._on_file(rest.removeprefix("/ext-ui/"), environ)
         path = paths.decode(rest)
-        if path in self._scripts:
-            return self._on_script(path, environ)
+        if path[1:] in SCRIPTS:
+            return files.script(path[1:], environ)
         if path == "/healthz":
             return self._on_health(environ)
         if path.startswith("/extensions/"):
@@ -100,20 +89,6 @@ class ExtensionPages:
         if "://" in self.settings.public_base:
             return self.settings.public_base
         return paths.script_name(environ) + self.settings.mount
-
-    def _on_script(self, path: str, environ: WSGIEnvironment) -> Response:
-        check_method(environ, READ)
-        asset = self._scripts[path]
-        common = [
-            ("Content-Type", asset.content_type),
-            ("Cache-Control", "no-cache"),
-            ("ETag", asset.etag),
-            ("X-Content-Type-Options", "nosniff"),
-        ]
-        common += _SHARING[path[1:]]
-        if files.unchanged(environ, asset):
-            return Response(304, common)
-        return Response(200, common, asset.data)
 
     def _on_health(self, environ: WSGIEnvironment) -> Response:
         check_method(environ, READ)
@@ -189,10 +164,6 @@ class ExtensionPages:
 
     def _policy(self, install: Install) -> str:
         return headers.page_policy(_sandbox(install), self.settings.public_origins)
-
-
-def _script(name: str, data: bytes) -> Asset:
-    return Asset(data, hashlib.sha256(data).hexdigest(), headers.content_type(name), verified=True)
 
 
 def _sandbox(install: Install) -> list[str]:

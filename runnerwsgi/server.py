@@ -115,6 +115,8 @@ class RunnerServer:
             "/healthz": self._on_health,
             "/health/readiness": self._on_readiness,
             "/health/liveness": self._on_liveness,
+            # Where browsers fetch files from here, a page finds it beside them.
+            "/client.js": lambda environ, _: files.script("client.js", environ),
         }
 
     @classmethod
