@@ -148,7 +148,7 @@ class Upstream:
                 connection = None
                 connection = self._open(deadline)
                 response = connection.ask(method, target, block, body, deadline)
-            return self._finish(connection, response, method, max_bytes)
+            return self._finish(connection, response, max_bytes)
         except TimeoutError as exc:
             phase = connection.phase if connection else "connect"
             text = _TIMEOUT_WORDS.format(timeout, phase, f"upstream={self.place}")
@@ -230,7 +230,6 @@ class Upstream:
         self,
         connection: _Connection,
         response: http.client.HTTPResponse,
-        method: str,
         max_bytes: int,
     ) -> Answer:
         try:

@@ -131,7 +131,7 @@ def _tried(
     with (
         output.working(f"Asking {backend}"),
         observer.listening(),
-        _scratch(install, known, settings) as installs,
+        _scratch(install, known) as installs,
         _gateway(backend, settings, observer) as gateway,
         closing(_Asker(gateway, observer, installs, settings, install)) as ask,
     ):
@@ -144,7 +144,7 @@ def _tried(
 
 
 @contextmanager
-def _scratch(install: Install, known: Installs, settings: Settings) -> Iterator[Installs]:
+def _scratch(install: Install, known: Installs) -> Iterator[Installs]:
     """A database with this install alone, and nothing stored; gone at the end."""
     with tempfile.TemporaryDirectory(prefix="runnerwsgi-parity-") as folder:
         database = Database(f"sqlite:///{folder}/parity.db")
