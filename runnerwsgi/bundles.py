@@ -334,7 +334,9 @@ class BundleStore:
                 ) from None
             return _load(folder, status.st_ino, status.st_mtime_ns)
 
-    def fetch(self, bundle: Bundle, timeout: float | None = None) -> StoredBundle:
+    def fetch(
+        self, bundle: Bundle, timeout: float | None = None, *, anybodys: bool = False
+    ) -> StoredBundle:
         """Look a bundle up, as :meth:`get` does; a folder needs neither tenant nor time."""
         return self.get(bundle.content_hash)
 

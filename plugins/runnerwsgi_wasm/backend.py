@@ -144,7 +144,8 @@ class WasmBackend:
             BackendStarting: it is still being fetched.
         """
         bundle = Bundle(asset.tenant_id, asset.extension_id, asset.content_hash)
-        return (self._store.fetch(bundle, _UI_SECONDS).path / "ui" / asset.path).as_uri()
+        stored = self._store.fetch(bundle, _UI_SECONDS, anybodys=True)
+        return (stored.path / "ui" / asset.path).as_uri()
 
     @hookimpl
     def runner_warm_up(self, bundle: Bundle) -> WarmUp:

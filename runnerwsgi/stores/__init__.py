@@ -40,13 +40,16 @@ class Store(Protocol):
         """The folder below which every bundle that was fetched is unpacked."""
         ...
 
-    def fetch(self, bundle: Bundle, timeout: float | None = None) -> StoredBundle:
+    def fetch(
+        self, bundle: Bundle, timeout: float | None = None, *, anybodys: bool = False
+    ) -> StoredBundle:
         """A bundle, verified and unpacked here.
 
         Args:
             bundle: which one; tenant and extension are part of its key in a remote store.
             timeout: seconds to wait; a fetch goes on for others when they are over. None waits
                 for as long as the store gives a fetch.
+            anybodys: who asks may be a stranger, naming bundles at will: calls come first.
 
         Raises:
             BundleUnavailable: it is not there, is not to be had, or has another hash.

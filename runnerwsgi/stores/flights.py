@@ -54,20 +54,23 @@ class Flights(Generic[K, T]):
         self._flights: dict[K, _Flight[T]] = {}
         self._running = 0
 
-    def join(self, key: K, fetch: Callable[[], T], timeout: float | None = None) -> T:
+    def join(
+        self, key: K, fetch: Callable[[], T], timeout: float | None = None, *, leaving: int = 0
+    ) -> T:
         """The result of the fetch of *key* that is under way, or of a new one.
 
         Args:
             key: what is fetched.
             fetch: fetches it; its exceptions go to everybody who waits.
             timeout: seconds to wait; None for as long as a fetch may take.
+            leaving: of the fetches that run at once, so many are not for this one.
 
         Raises:
             BackendStarting: it is not there yet, or too many others are being fetched.
         """
         if self._pid != os.getpid():
             self._begin()  # the threads of a parent are not in its forked child
-        future = self._flight(key, fetch).future
+        future = self._flight(key, fetch, leaving).future
         wait = self._seconds if timeout is None else min(timeout, self._seconds)
         try:
             return future.result(max(0.0, wait))
@@ -76,13 +79,13 @@ class Flights(Generic[K, T]):
                 raise
             raise BackendStarting("the extension's bundle is still being fetched") from None
 
-    def _flight(self, key: K, fetch: Callable[[], T]) -> _Flight[T]:
+    def _flight(self, key: K, fetch: Callable[[], T], leaving: int) -> _Flight[T]:
         with self._lock:
             now = time.monotonic()
             self._flights = {key: one for key, one in self._flights.items() if now < one.until}
             if key in self._flights:
                 return self._flights[key]
-            if self._running >= self._most:
+            if self._running >= self._most - leaving:
                 raise BackendStarting(f"{self._running} other bundles are being fetched")
             flight = self._flights[key] = _Flight[T](now + self._seconds)
             self._running += 1

@@ -28,7 +28,9 @@ class LocalStore(BundleStore):
         super().__init__(root)
         self._beside = beside
 
-    def fetch(self, bundle: Bundle, timeout: float | None = None) -> StoredBundle:
+    def fetch(
+        self, bundle: Bundle, timeout: float | None = None, *, anybodys: bool = False
+    ) -> StoredBundle:
         """Look a bundle up; a folder needs neither tenant nor time.
 
         Raises:

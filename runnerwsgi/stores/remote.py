@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FETCH_SECONDS = 60.0
 MOST_FETCHES = 4
+# Of these, what requests that anybody may make leave to calls.
+FOR_CALLS = 2
 # A trouble that nobody has met for so long may be over.
 TROUBLE_SECONDS = 60.0
 
@@ -85,14 +87,19 @@ class RemoteStore:
         when, text = self._trouble
         return text if time.monotonic() - when < TROUBLE_SECONDS else ""
 
-    def fetch(self, bundle: Bundle, timeout: float | None = None) -> StoredBundle:
+    def fetch(
+        self, bundle: Bundle, timeout: float | None = None, *, anybodys: bool = False
+    ) -> StoredBundle:
         """A bundle, from the cache or from the source; see :meth:`Store.fetch`."""
         try:
             return self._cache.get(bundle.content_hash)
         except BundleUnavailable:
             # Only now does it matter whose it is: AlgaPSA's gateway asks for UI files by hash.
             key = storage_key(bundle)
-            return self._flights.join(bundle, lambda: self._bring(bundle, key), timeout)
+            leaving = FOR_CALLS if anybodys else 0
+            return self._flights.join(
+                bundle, lambda: self._bring(bundle, key), timeout, leaving=leaving
+            )
 
     def _bring(self, bundle: Bundle, key: str) -> StoredBundle:
         try:

@@ -227,6 +227,19 @@ class TestFetching:
         with pytest.raises(StorageError, match="bundle-cache cannot be"):
             store.fetch(bundle, 10.0)
 
+    def test_who_names_bundles_at_will_leaves_room_for_calls(self, web, open_at, make):
+        bundle, data = make()
+        invented = [Bundle("acme", "x", f"sha256:{number:064x}") for number in range(4)]
+        web.fault = lambda handler: (
+            time.sleep(0.5),
+            send(handler, 404) if "extensions/x/" in handler.path else send(handler, 200, data),
+        )
+        store = open_at(web.url)
+        for one in invented:
+            with pytest.raises(BackendStarting):
+                store.fetch(one, 0.01, anybodys=True)
+        assert store.fetch(bundle, 10.0).content_hash == bundle.content_hash
+
     def test_a_fork_has_fetches_of_its_own(self, web, open_at, make):
         bundle, data = make()
         web.fault = lambda handler: (time.sleep(0.3), send(handler, 200, data))
