@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -292,7 +293,7 @@ class BundleStore:
         path = unquote(parts.path)
         if parts.scheme != "file" or parts.netloc not in ("", "localhost") or path[:1] != "/":
             raise ConfigurationError(
-                f"RUNNER_BUNDLE_STORE is {url!r}; expected a folder, such as "
+                f"RUNNER_BUNDLE_STORE is {_without_secrets(url)!r}; expected a folder, such as "
                 "/var/lib/bundles or file:///var/lib/bundles, or a URL of https: or s3:."
             )
         return cls(Path(path))
@@ -446,6 +447,11 @@ class BundleStore:
                 f"The bundle store {self.root} cannot be {what}: {error.strerror}. "
                 f"Check its free space, inodes and permissions ({self._setting})."
             ) from error
+
+
+def _without_secrets(url: str) -> str:
+    """A URL, with dots for what may be a password in it."""
+    return re.sub(r"[?#].*", "?…", re.sub(r"//[^/]*@", "//…@", url))
 
 
 @contextmanager

@@ -72,9 +72,11 @@ class S3Source:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        # What is shown of it, in logs and by health, must not have a key in it.
+        if parts.scheme != "s3" or not parts.netloc or set(url) & set("@?#"):
             raise ConfigurationError(
-                f"RUNNER_BUNDLE_STORE is {url!r}; expected s3://bucket or s3://bucket/prefix."
+                "RUNNER_BUNDLE_STORE is no URL of a bucket: write s3://bucket or "
+                "s3://bucket/prefix, and leave credentials to the environment (AWS_…)."
             )
         if find_spec("boto3") is None:
             raise ConfigurationError(

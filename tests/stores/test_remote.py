@@ -283,8 +283,10 @@ def crowd(number, job):
         pytest.param("https://user:pw@host/", "no URL of a store", id="a password in it"),
         pytest.param("https://host/?a=1", "has a query", id="a query"),
         pytest.param("http://host/", "in the clear", id="plain http"),
-        pytest.param("s3://", "expected s3://bucket", id="no bucket"),
-        pytest.param("s3://bucket/x?versionId=1", "expected s3://bucket", id="a version"),
+        pytest.param("s3://", "write s3://bucket", id="no bucket"),
+        pytest.param("s3://bucket/x?versionId=1", "write s3://bucket", id="a version"),
+        pytest.param("s3://key:pw@bucket/x", "write s3://bucket", id="a key in it"),
+        pytest.param("ftp://user:pw@host/x?a=pw", "//…@host", id="another scheme's password"),
     ],
 )
 def test_what_names_no_store_is_refused_at_once(open_at, url, complaint):
