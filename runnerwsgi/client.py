@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import ssl
 
     from .protocol import Callback, Headers
+    from .secrets import Secret
     from .service_token import ServiceToken
 
 log = logging.getLogger(__name__)
@@ -165,19 +166,21 @@ class RunnerClient:
         started, left_ms = time.monotonic(), request.limits.timeout_ms
         timeout_ms = max(left_ms - MARGIN_MS, left_ms // 2, 1)
         limits = replace(request.limits, timeout_ms=timeout_ms)
+        callback = self._callback(request)
         answer = self._upstream.exchange(
             "POST",
             f"{self._prefix}/v1/execute",
             headers=self._headers(request, left_ms),
-            body=wire.request_to_json(
-                replace(request, limits=limits, callback=self._callback(request))
-            ),
+            body=wire.request_to_json(replace(request, limits=limits, callback=callback)),
             timeout=left_ms / 1000,
             max_bytes=self._max_envelope,
             repeatable=request.http.method in SAFE_METHODS,
         )
         self._check(answer)
         response = wire.response_from_json(answer.body, self._max_envelope)
+        # Its words go into our log, and it may be quoting what it was sent.
+        response = _without(self._token.current(), response)
+        response = _without(callback.token if callback else None, response)
         if MARKER not in answer.headers:
             return _timed(response, (time.monotonic() - started) * 1000, timeout_ms)
         return response
@@ -352,6 +355,22 @@ _UNREACHABLE: Mapping[str, Kind] = {
 def kind_of(exc: BackendUnreachable) -> Kind:
     """How the runner is that could not be reached, in the words of :class:`RunnerState`."""
     return _UNREACHABLE.get(exc.reason, "refused")
+
+
+def _without(secret: Secret | None, response: ExecuteResponse) -> ExecuteResponse:
+    """The response, with nothing of a secret in what is logged of it."""
+    texts = (response.error or "", *(line.message for line in response.logs))
+    if secret is None or not any(secret.reveal() in text for text in texts):
+        return response
+
+    def hidden(text: str) -> str:
+        return text.replace(secret.reveal(), str(secret))
+
+    return replace(
+        response,
+        error=response.error and hidden(response.error),
+        logs=tuple(replace(line, message=hidden(line.message)) for line in response.logs),
+    )
 
 
 def _timed(response: ExecuteResponse, took_ms: float, timeout_ms: int) -> ExecuteResponse:

@@ -57,6 +57,11 @@ ERROR_PREFIXES: Mapping[str, Outcome | type[UpstreamError]] = {
     "secret_decrypt_failed": SecretsUnavailable,
     "execute_failed": "guest_trap",
 }
+# Of one answer, whatever a runner sends: each log line is a record of the gateway's log, and all
+# timings go into one header.
+MAX_LOG_LINES = 10_000
+MAX_TIMINGS = 32
+MAX_TIMING_NAME = 64
 # The Rust runner has one word for every failed execution; its text tells a timeout apart.
 _CODE = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _TIMEOUT_WORDS = ("epoch deadline", "epoch_deadline", "interrupt")
@@ -209,7 +214,7 @@ def response_from_json(data: bytes, max_bytes: int) -> ExecuteResponse:
         body=root.data("body_b64"),
         outcome=_outcome(root.text("outcome", None), error),
         error=error,
-        logs=tuple(_log_line(root, pair) for pair in root.pairs("logs")),
+        logs=_logs(root),
         timings=root.numbers("timings"),
     )
 
@@ -249,6 +254,14 @@ def bundle_from_json(data: bytes) -> Bundle:
     """
     root = _Object.parse(data, BadRequest)
     return Bundle(root.text("tenant_id"), root.text("extension_id"), root.content_hash())
+
+
+def _logs(root: _Object) -> tuple[LogLine, ...]:
+    pairs = root.pairs("logs")
+    lines = tuple(_log_line(root, pair) for pair in pairs[:MAX_LOG_LINES])
+    if (surplus := len(pairs) - len(lines)) > 0:
+        return (*lines, LogLine("warn", f"{surplus} more log lines were dropped: too many"))
+    return lines
 
 
 def _log_line(root: _Object, pair: tuple[str, str]) -> LogLine:
@@ -498,6 +511,8 @@ class _Object:
         value = self.fields.get(name, {})
         if not isinstance(value, dict) or not all(map(_is_duration, value.values())):
             self.refuse(name, "an object of numbers")
+        if len(value) > MAX_TIMINGS or any(len(key) > MAX_TIMING_NAME for key in value):
+            self.refuse(name, f"at most {MAX_TIMINGS} short names")
         return {key: float(number) for key, number in value.items()}
 
     def pairs(self, name: str) -> Headers:

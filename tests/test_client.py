@@ -267,6 +267,15 @@ def test_the_token_goes_to_the_runner_and_nowhere_else(caplog):
     assert TOKEN not in repr(caught.value) + caplog.text + repr(vars(client))
 
 
+def test_a_runner_that_quotes_its_tokens_has_them_in_no_log():
+    quoting = f"you sent {TOKEN}, and {'t' * 40}"
+    spoken = {"status": 500, "headers": {}, "outcome": "internal", "error": quoting}
+    with peer(always(http(200, {**spoken, "logs": [["info", quoting]]}, MARKED))) as server:
+        client = client_to(server.url, TOKEN, callback_base="unix:/run/gateways")
+        response = client.execute(call(capabilities=Asking()))
+    assert response.error == response.logs[0].message == "you sent [secret], and [secret]"
+
+
 def test_a_token_that_is_replaced_is_used_at_once(tmp_path, caplog):
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")

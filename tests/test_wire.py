@@ -221,11 +221,20 @@ def test_the_corpus_envelopes_are_refused_without_their_text(data):
         pytest.param(b"[" * 100_000, id="100000 brackets"),
         pytest.param(envelope(status=True), id="a bool as status"),
         pytest.param(envelope(body_b64="A" * (MAX_BYTES + 4)), id="above the limit"),
+        pytest.param(envelope(timings={f"t{i}": 1 for i in range(33)}), id="33 timings"),
+        pytest.param(envelope(timings={"t" * 65: 1}), id="a long timing"),
     ],
 )
 def test_an_envelope_that_is_none_is_refused(data):
     with pytest.raises(BadRunnerResponse):
         response_from_json(data, MAX_BYTES)
+
+
+def test_a_runner_does_not_fill_the_gateways_log():
+    data = envelope(logs=[["info", "x"]] * 10_005)
+    logs = response_from_json(data, len(data)).logs
+    assert len(logs) == 10_001
+    assert (logs[-1].level, logs[-1].message) == ("warn", "5 more log lines were dropped: too many")
 
 
 texts = st.text(max_size=20)
