@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import re
 import socket
+import stat
 import threading
 import time
 import weakref
@@ -224,6 +226,10 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
+        owner = folder.stat().st_uid
+        # Whoever owns it could put another socket in our place, and be sent our tokens.
+        if os.geteuid() != 0 and owner not in (0, os.geteuid()):
+            raise PermissionError(errno.EPERM, f"it belongs to user {owner}") from None
         return
     # Whatever the umask says: a container's user has to pass.
     folder.chmod(FOLDER_MODE)
@@ -237,7 +243,7 @@ def _bind(folder: Path) -> tuple[Path, socket.socket]:
     try:
         with unix_address(draft) as address:
             sock.bind(address)
-        draft.chmod(SOCKET_MODE)
+        _open_to_all(draft)
         sock.listen(BACKLOG)
         draft.rename(path)
     except BaseException:
@@ -245,6 +251,20 @@ def _bind(folder: Path) -> tuple[Path, socket.socket]:
         draft.unlink(missing_ok=True)
         raise
     return path, sock
+
+
+def _open_to_all(path: Path) -> None:
+    """Let everybody connect. Who writes in the folder, too, must not lead us to another file."""
+    if not hasattr(os, "O_PATH"):
+        os.chmod(path, SOCKET_MODE, follow_symlinks=False)
+        return
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISSOCK(os.fstat(handle).st_mode):
+            raise FileExistsError(errno.EEXIST, "another file took the socket's place")
+        os.chmod(f"/proc/self/fd/{handle}", SOCKET_MODE)
+    finally:
+        os.close(handle)
 
 
 def _sweep(folder: Path) -> None:

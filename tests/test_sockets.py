@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runnerwsgi.errors import BackendUnreachable, StorageError
-from runnerwsgi.sockets import SOCKET_KEY, Sockets
+from runnerwsgi.sockets import SOCKET_KEY, Sockets, _open_to_all
 from runnerwsgi.upstream import Upstream
 
 TESTS = Path(__file__).parent
@@ -157,6 +157,27 @@ def test_requests_beyond_the_threads_wait_their_turn(tmp_path):
             thread.join()
     assert len(most) == 6
     assert max(most) == 2
+
+
+def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch):
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 4242, -1)
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: 4343)
+    with listening() as sockets, pytest.raises(StorageError, match=f"belongs to user {owner}"):
+        sockets.name_in(tmp_path)
+    monkeypatch.undo()
+    assert names(tmp_path) == []
+
+
+def test_a_link_in_the_sockets_place_is_not_followed(tmp_path):
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    (tmp_path / "link").symlink_to(secret)
+    for path in (secret, tmp_path / "link"):
+        with pytest.raises(FileExistsError):
+            _open_to_all(path)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
