@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 from . import access, files, headers, wire
 from ._version import __version__
-from .assets import Assets
+from .assets import Asset, Assets
 from .bulkhead import Bulkhead
 from .capabilities.remote import AskingBack
 from .errors import (
@@ -284,6 +284,20 @@ class RunnerServer:
     def _file(
         self, tenant: str, name: files.FileName, environ: WSGIEnvironment, caching: str
     ) -> Response:
+        try:
+            asset = self._asset(tenant, name)
+        except NotFound:
+            # The bundle may have had to make room for others after it was found: then it is
+            # fetched again. A file that never was is not there a second time either.
+            asset = self._asset(tenant, name)
+        # Who frames a file on its runner's own origin is not known unless we are told.
+        origins = self.settings.public_origins
+        words = ("allow-scripts",)
+        policy = headers.page_policy(words, origins) if origins else headers.SANDBOX
+        head = [*headers.ISOLATION, ("Content-Security-Policy", policy)]
+        return files.respond(asset, caching, head, environ)
+
+    def _asset(self, tenant: str, name: files.FileName) -> Asset:
         wanted = UiAsset(tenant, name.extension_id, name.content_hash, name.path)
         try:
             url = self.gateway.resolve_ui_url(wanted)
@@ -291,14 +305,7 @@ class RunnerServer:
             if exc.missing:
                 raise NotFound(str(exc)) from exc
             raise
-        seconds = self.settings.timeout_ms / 1000
-        asset = self._assets.load(url, name.path, None, seconds, tenant)
-        # Who frames a file on its runner's own origin is not known unless we are told.
-        origins = self.settings.public_origins
-        words = ("allow-scripts",)
-        policy = headers.page_policy(words, origins) if origins else headers.SANDBOX
-        head = [*headers.ISOLATION, ("Content-Security-Policy", policy)]
-        return files.respond(asset, caching, head, environ)
+        return self._assets.load(url, name.path, None, self.settings.timeout_ms / 1000, tenant)
 
     @contextmanager
     def _file_slot(self) -> Iterator[None]:

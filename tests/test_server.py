@@ -680,6 +680,31 @@ def test_a_store_that_cannot_be_reached_is_not_a_missing_file(rig):
     assert (answer.status, answer.code) == (502, "bundle-unavailable")
 
 
+class Evicting:
+    """A store whose bundle goes when it was found, and comes back for who asks again."""
+
+    def __init__(self, store):
+        self.store = store
+        self.asked = 0
+
+    def get(self, content_hash):
+        self.asked += 1
+        found = self.store.get(content_hash) if self.asked == 1 else None
+        away = self.store.root / "away"
+        if found is None:
+            away.rename(self.path)
+            return self.store.get(content_hash)
+        self.path = found.path.rename(away) and found.path
+        return found
+
+
+def test_a_file_whose_bundle_went_at_that_moment_is_there(rig):
+    one = rig()
+    one.backend.store = Evicting(one.backend.store)
+    answer = one.file()
+    assert (answer.status, one.backend.store.asked) == (200, 2)
+
+
 def test_files_that_hang_leave_threads_for_the_rest(rig):
     go = Event()
 

@@ -24,8 +24,9 @@ from wasmtime.component import Component
 
 from runnerwsgi.errors import BackendStarting, ConfigurationError, StorageError
 
+from .compile import BundleGone
 from .engine import SETTINGS, VERSION, Engine
-from .faults import CompileError, NotRunnable
+from .faults import NotRunnable
 from .guest import Guest
 
 if TYPE_CHECKING:
@@ -285,9 +286,7 @@ class Guests:
     def _compile(self, path: Path, fuel: bool, wasm: Path) -> None:
         try:
             self._compile_once(path, fuel, wasm)
-        except CompileError as exc:
-            if wasm.exists():
-                raise
+        except BundleGone as exc:
             # The bundle had to make room for others. It is not refused: it is fetched again.
             raise BackendStarting("the bundle went while it was being compiled") from exc
         except OSError as exc:

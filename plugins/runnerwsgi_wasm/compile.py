@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 REFUSED = 3
 NOT_WRITTEN = 4
+GONE = 5
 
 # The host's module path comes behind the interpreter's own: a file of the application that is
 # named like one of the standard library's must not take its place.
@@ -28,6 +29,10 @@ _START = (
     "import os, sys; sys.path += sys.argv.pop(1).split(os.pathsep); "
     "from runnerwsgi_wasm.compile import main; sys.exit(main(*sys.argv[1:]))"
 )
+
+
+class BundleGone(Exception):
+    """The bundle was removed between being fetched and being read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Compiler:
 
         Raises:
             CompileError: the component was refused, or the budget is used up.
+            BundleGone: the component is not there any more.
             OSError: the machine code could not be written; the component may be good.
         """
         command = [_python(), "-I", "-c", _START, os.pathsep.join(sys.path), str(wasm), str(out)]
@@ -75,6 +81,8 @@ class Compiler:
     def _judge(self, status: int, message: str) -> None:
         if status == REFUSED:
             raise CompileError(f"the component is refused: {message[:2000]}")
+        if status == GONE:
+            raise BundleGone(message)
         if status == NOT_WRITTEN:
             raise OSError(int(message), os.strerror(int(message)))
         if status < 0:
@@ -108,7 +116,11 @@ def main(wasm: str, out: str, fuel: str, cpu_seconds: str, memory_mb: str) -> in
     from wasmtime import WasmtimeError
 
     try:
-        component = _compiled(Path(wasm).read_bytes(), fuel == "1")
+        binary = Path(wasm).read_bytes()
+    except FileNotFoundError:
+        return GONE
+    try:
+        component = _compiled(binary, fuel == "1")
     except WasmtimeError as exc:
         sys.stderr.write(str(exc))
         return REFUSED

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runnerwsgi.bundles import ARCHIVE, BundleStore, StoredBundle
-from runnerwsgi.errors import BundleUnavailable, StorageError
+from runnerwsgi.errors import BackendStarting, BundleUnavailable, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +59,14 @@ class Cache:
 
         Raises:
             BundleError: the archive is refused.
+            BackendStarting: it was removed again at once, to make room for another one.
             StorageError: the folder cannot be written.
         """
         try:
-            bundle = self._store.add(data, expected_hash)
-        except StorageError as exc:
-            if not (_is_full(exc) and self._make_room(_size(self.root) // 2)):
-                raise
-            bundle = self._store.add(data, expected_hash)
+            bundle = self._added(data, expected_hash)
+        except BundleUnavailable as exc:
+            # Another one came at that moment, and this one was what had to go.
+            raise BackendStarting("the extension's bundle had to make room for another") from exc
         with suppress(OSError):
             os.utime(bundle.archive)
         self._make_room(self._max_bytes, keep=bundle.path)
@@ -83,6 +83,14 @@ class Cache:
             return self.get(content_hash)
         except BundleUnavailable:
             return self.add(archive(), content_hash)
+
+    def _added(self, data: bytes, expected_hash: str) -> StoredBundle:
+        try:
+            return self._store.add(data, expected_hash)
+        except StorageError as exc:
+            if not (_is_full(exc) and self._make_room(_size(self.root) // 2)):
+                raise
+            return self._store.add(data, expected_hash)
 
     def _make_room(self, max_bytes: int, keep: Path | None = None) -> bool:
         """Remove what is above a size, and say whether there was something."""

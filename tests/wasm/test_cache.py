@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from runnerwsgi_wasm.compile import Compiler
 from wasm.rig import CALL_ROUTE, PROXY, ROUTE, Rig, guest
 
 from runnerwsgi.errors import (
@@ -286,6 +287,23 @@ def test_many_threads_get_their_own_answers(fresh):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(rig.backend.runner_execute, requests))
     assert [answer.body for answer in answers] == bodies
+
+
+def test_a_bundle_that_came_back_before_anybody_looked_is_not_refused(fresh, monkeypatch):
+    rig = fresh()
+    stored = rig.store.get(rig.add(ECHO))
+    judge = Compiler._judge
+
+    def come_back_first(*args):
+        if aside.exists():
+            aside.rename(stored.wasm)
+        return judge(*args)
+
+    monkeypatch.setattr(Compiler, "_judge", come_back_first)
+    aside = stored.wasm.rename(stored.wasm.with_name("aside"))
+    with pytest.raises(BackendStarting, match="went while"):
+        rig.warm_up(ECHO)
+    assert rig.warm_up(ECHO).compiled
 
 
 def test_a_bundle_that_went_while_it_was_compiled_is_not_refused(fresh):
