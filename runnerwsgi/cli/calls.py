@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -180,10 +180,18 @@ def execute(
     )
     with observer.listening(), installs_of(settings) as known:
         install = find(known, tenant, extension)
-        with gateway_of(settings, observer) as gateway:
-            middleware = RunnerMiddleware(
-                nothing, gateway, identify=lambda _: principal, installs=known, settings=settings
-            )
+        with (
+            gateway_of(settings, observer) as gateway,
+            closing(
+                RunnerMiddleware(
+                    nothing,
+                    gateway,
+                    identify=lambda _: principal,
+                    installs=known,
+                    settings=settings,
+                )
+            ) as middleware,
+        ):
             address = f"{settings.execute_mount}/{extension}{path}"
             answer = call(middleware, address, method.upper(), headers, data)
     if record:
