@@ -318,7 +318,7 @@ class RunnerServer:
 
     def _check_token(self, environ: WSGIEnvironment) -> None:
         # A page may have taken our name for its own (DNS rebinding), and it has no token.
-        if "HTTP_ORIGIN" in environ and self.takes(""):
+        if "HTTP_ORIGIN" in environ and self.accepts_token(""):
             raise CrossSite("a call that a browser could have sent")
         if not self._has_token(environ):
             raise Unauthenticated(
@@ -327,9 +327,9 @@ class RunnerServer:
             )
 
     def _has_token(self, environ: WSGIEnvironment) -> bool:
-        return self.takes(environ.get("HTTP_X_RUNNER_SERVICE_TOKEN", ""))
+        return self.accepts_token(environ.get("HTTP_X_RUNNER_SERVICE_TOKEN", ""))
 
-    def takes(self, given: str) -> bool:
+    def accepts_token(self, given: str) -> bool:
         """Whether this is the service token; anything is, where none is configured.
 
         Args:

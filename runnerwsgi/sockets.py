@@ -31,6 +31,7 @@ _queue_log.setLevel(logging.ERROR)
 SOCKET_KEY = "runnerwsgi.socket"
 MAX_THREADS = 32
 BACKLOG = 128
+MAX_CONNECTIONS = 32
 IDLE_SECONDS = 120
 FOLDER_MODE, SOCKET_MODE = 0o711, 0o666
 # A socket gets its name when it listens; one that never got there is nobody's after a minute.
@@ -112,6 +113,8 @@ class SocketListener:
             sockets=[sock],
             threads=self._threads,
             channel_timeout=IDLE_SECONDS,
+            # Each can have a question's size kept for it, before its token is read.
+            connection_limit=MAX_CONNECTIONS,
             max_request_body_size=self._max_body,
             clear_untrusted_proxy_headers=True,
             asyncore_use_poll=True,

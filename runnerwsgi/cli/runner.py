@@ -93,7 +93,7 @@ def _serve(server: RunnerServer, host: str, port: int, grace: int) -> int:
         grace=grace,
         on_end=server.drain,
         marks=(MARK,),
-        is_known=lambda given: server.takes(given.get("X_RUNNER_SERVICE_TOKEN", "")),
+        is_known=lambda given: server.accepts_token(given.get("X_RUNNER_SERVICE_TOKEN", "")),
         threads=threads,
         channel_timeout=IDLE_SECONDS,
         connection_limit=MAX_CONNECTIONS,
