@@ -246,7 +246,7 @@ class RunnerClient:
             return RunnerState("silent", str(exc))
         except BadRunnerResponse as exc:
             return RunnerState("no-runner", str(exc))
-        return _state_of(answer, expects_details=self._token.current() is not None)
+        return _state_of(answer, has_token=self._token.current() is not None)
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -383,7 +383,7 @@ def _timed(response: ExecuteResponse, took_ms: float, timeout_ms: int) -> Execut
     return response
 
 
-def _state_of(answer: Answer, *, expects_details: bool) -> RunnerState:
+def _state_of(answer: Answer, *, has_token: bool) -> RunnerState:
     found = _json_object(answer.body)
     if isinstance(found.get("cache_writable"), bool):
         return _alga_state(found)
@@ -395,8 +395,12 @@ def _state_of(answer: Answer, *, expects_details: bool) -> RunnerState:
             return RunnerState("starting", "the runner is not ready")
         return RunnerState("no-runner", f"something answered {answer.status}, and not as a runner")
     checks, about = found.get("checks"), found.get("runner")
-    if expects_details and MARKER in answer.headers and not isinstance(checks, dict):
-        return RunnerState("wrong-token", "the runner answered without the details")
+    if MARKER in answer.headers and not isinstance(checks, dict):
+        # Ours keeps the details for those who have its token; without one, everybody has it.
+        ours = (
+            "does not take our service token" if has_token else "wants a service token, none is set"
+        )
+        return RunnerState("wrong-token", f"the runner {ours}")
     return RunnerState(
         status,
         checks={name: str(text) for name, text in checks.items()}

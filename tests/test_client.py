@@ -435,6 +435,15 @@ def test_what_is_found_is_told_apart(script, kind):
         assert "\n" not in state.detail
 
 
+def test_a_runner_that_wants_a_token_where_none_is_set_is_not_well():
+    with peer(always(http(200, {"status": "ok"}, MARKED))) as server:
+        state = client_to(server.url).probe()
+    assert (state.kind, state.detail) == (
+        "wrong-token",
+        "the runner wants a service token, none is set",
+    )
+
+
 def test_where_nobody_is_found_is_told_apart_too():
     assert client_to(f"http://127.0.0.1:{unused_port()}").probe().kind == "refused"
     assert client_to("http://no-such-host.invalid").probe(20).kind == "no-name"

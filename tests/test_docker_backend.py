@@ -140,6 +140,13 @@ def test_who_is_no_runner_yet_is_told_apart(home, script, told, status, code, ca
     assert server.url in caplog.text  # whoever reads the log is told where
 
 
+def test_the_first_call_already_says_that_somebody_else_has_the_port(home, caplog):
+    hangs_up = b"HTTP/1.0 404 No\r\nContent-Length: 0\r\n\r\n"
+    with peer(each(hangs_up)) as server, Site(home, server.url) as site:
+        assert site.call().code == "bad-runner-response"
+    assert "answers, but is no runner: another program has the port" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("address", "told"),
     [

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from runnerwsgi.client import RunnerClient, RunnerState
 
 WARM_UP_SECONDS = 120.0
+# What a first failed call waits to learn what is there; later ones know it.
+LOOK_SECONDS = 1.0
 
 # What was found at the container's address, and what to do about it.
 ADVICE: Mapping[str, str] = {
@@ -104,7 +106,7 @@ class DockerBackend:
             advice = self._advice(kind_of(exc))
             raise BackendUnreachable(f"{advice} ({exc})", reason=exc.reason) from exc
         except BadRunnerResponse as exc:
-            kind = self._client.state(wait=0).kind
+            kind = self._client.state(wait=LOOK_SECONDS).kind
             if kind not in ("wrong-token", "no-runner"):
                 raise
             raise BadRunnerResponse(f"{self._advice(kind)} ({exc})") from exc

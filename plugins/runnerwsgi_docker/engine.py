@@ -67,7 +67,8 @@ FAILURES: tuple[Failure, ...] = (
         r"(?:bind for (?P<name>[0-9.:\[\]a-f]+) failed: )?port is already allocated"
         r"|(?:listen tcp[46]? (?P<name2>\S+): bind: )?address already in use"
         r"|ports are not available",
-        "another program has the port{named}. Stop it, or choose another port.",
+        "another program has the port{named}. Stop it, or choose another: `runnerwsgi docker up "
+        "--port 8090`.",
     ),
     _failure(
         "name-taken",
@@ -84,10 +85,12 @@ FAILURES: tuple[Failure, ...] = (
     ),
     _failure(
         "no-registry",
-        r"dial tcp|no such host|tls handshake|i/o timeout|client\.timeout|request canceled"
-        r"|temporary failure in name resolution|connection refused",
-        "the image is not on this machine, and no registry can be reached for it. `docker images` "
-        "lists what is here; name one of them, or mend the network.",
+        r"(?:unable to find image '(?P<name>[^']+)'[\s\S]*?)?(?:dial tcp|no such host|tls handshake"
+        r"|i/o timeout|client\.timeout|request canceled|temporary failure in name resolution"
+        r"|connection refused)",
+        "the image{named} is not on this machine, and no registry can be reached for it. "
+        "`docker images` lists what is here: name one of them (RUNNER_DOCKER_BASE is what an image "
+        "is built from), or mend the network.",
     ),
     _failure(
         "no-image",

@@ -189,12 +189,15 @@ def wait_until_ready(engine: Engine, name: str, client: RunnerClient, seconds: f
         state = client.probe()
         if state.kind in ("ok", "degraded"):
             return str(state.about.get("version", "of unknown version"))
+        # How it ended is known only until Docker starts it again, which it does ever later.
         found = find(engine, name)
-        if found is None or found.state != "running" or found.restarts > restarts:
+        if found is None or found.state != "running":
             ending = found.ending if found else "is gone"
             raise ConfigurationError(_failed(engine, name, ending))
         if time.monotonic() > end:
-            reason = f"is not ready after {seconds:.0f} s: {state.kind}"
+            again = found.restarts - restarts
+            often = f", though Docker has started it again {again} times" if again else ""
+            reason = f"is not ready after {seconds:.0f} s{often}: {state.kind}"
             detail = f", {state.detail}" if state.detail else ""
             checks = "".join(f"; {check}: {text}" for check, text in state.checks.items())
             raise ConfigurationError(_failed(engine, name, f"{reason}{detail}{checks}"))

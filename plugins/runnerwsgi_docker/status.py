@@ -86,11 +86,16 @@ class Status:
     def _faults(self, found: Found) -> Iterator[str]:
         if found.labels.get(HOME_LABEL) != str(self.plan.shared.home):
             owner = found.labels.get(HOME_LABEL)
-            yield (
-                f"it belongs to the RUNNER_HOME {owner}" if owner else "runnerwsgi did not make it"
-            )
+            whose = f"it belongs to the RUNNER_HOME {owner}" if owner else "it is not ours"
+            yield f"{whose}: choose another RUNNER_DOCKER_CONTAINER and port"
+            return  # and `up` leaves it alone
         if found.state != "running":
             yield f"it is {found.state} and {found.ending}: see `runnerwsgi docker logs`"
+        if found.port and not self.plan.address.endswith(f":{found.port.rpartition(':')[2]}"):
+            yield (
+                f"it is at http://{found.port}, and applications look at {self.plan.address}: "
+                "set RUNNER_DOCKER_HOST to where it is, or `runnerwsgi docker up` moves it"
+            )
         if self.token != SAME:
             yield f"the token {TOKENS[self.token]}: `runnerwsgi docker up` hands it over"
         if self.is_closed and self.reasons:
@@ -151,7 +156,7 @@ class Status:
         if found is None:
             yield "container", f"there is no {self.plan.name}: `runnerwsgi docker up` starts it"
             yield "image", self._image() if self.image else f"{self.plan.recipe.tag}, not built yet"
-            yield "runner", f"{self.plan.address}: {self._runner()}"
+            yield "runner", self._runner()
             return
         again = f", started again {found.restarts} times" if found.restarts else ""
         yield "container", f"{self.plan.name}: {found.state}, {found.health}{again}"
@@ -176,9 +181,11 @@ class Status:
     def _runner(self) -> str:
         about = self.runner.about
         uptime = f", up {about['uptime_s']:.0f} s" if "uptime_s" in about else ""
-        detail = f": {self.runner.detail}" if self.runner.detail else ""
         version = f", version {about['version']}" if "version" in about else ""
-        return f"{self.runner.kind}{detail}{version}{uptime}"
+        told = self.runner.detail or self.runner.kind
+        is_told = self.runner.kind in _GOOD or self.plan.address in told
+        where = "" if is_told else f"{self.plan.address}: "
+        return f"{where}{told}{version}{uptime}"
 
 
 NETWORKS = {

@@ -87,9 +87,7 @@ def restart(wait: int) -> None:
     quiet_logs()
     plan, engine = Plan.from_env(os.environ), Engine()
     if life.find_ours(engine, plan.name, plan.shared.home) is None:
-        raise ConfigurationError(
-            f"There is no container {plan.name}: start it with `runnerwsgi docker up`."
-        )
+        raise _absent(plan)
     with output.working(f"Restarting {plan.name}"):
         life.restart(engine, plan.name)
     _wait(engine, plan, wait)
@@ -141,6 +139,8 @@ def logs(
     quiet_logs()
     plan, engine = Plan.from_env(os.environ), Engine()
     wanted = loglines.Wanted(extension, request_id, level)
+    if life.find(engine, plan.name) is None:
+        raise _absent(plan)
     lines = _followed(engine, plan.name, tail) if follow else _lines(engine, plan.name, tail)
     with suppress(KeyboardInterrupt):
         for line in loglines.chosen(lines, wanted):
@@ -189,6 +189,12 @@ def compose(wants_env: bool) -> None:
     click.echo(compose_file.environment(plan) if wants_env else compose_file.text(), nl=False)
 
 
+def _absent(plan: Plan) -> ConfigurationError:
+    return ConfigurationError(
+        f"There is no container {plan.name}: start it with `runnerwsgi docker up`."
+    )
+
+
 def _plan(port: int | None) -> Plan:
     plan = Plan.from_env(os.environ)
     return plan if port is None else replace(plan, address=f"http://127.0.0.1:{port}")
@@ -235,7 +241,8 @@ def _tell_environment(plan: Plan) -> None:
     if wants_json():
         output.print_json({"container": plan.name, "address": plan.address, "environment": told})
         return
-    output.note("For the application:")
+    more = ", with the RUNNER_SERVICE_TOKEN that is set here"
+    output.note(f"For the application{more if plan.env.get('RUNNER_SERVICE_TOKEN') else ''}:")
     for name, value in told.items():
         output.say(f"export {name}={shlex.quote(value)}")
 

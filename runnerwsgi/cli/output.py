@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # Their messages say what was found; what it means and what to do is their class's.
-_SHORT = (UpstreamError, RequestError, Refused, IdentityUnavailable)
+_SHORT = (RequestError, Refused, IdentityUnavailable)
 # Words that a column may hold, and how they look on a terminal.
 _PIPE_WIDTH = 4096
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold", "yes": "green", "no": "yellow"}
@@ -127,6 +127,9 @@ def error_lines(exc: BaseException) -> list[str]:
     """What *exc* is told as: one line, or one for each of several faults of a configuration."""
     if isinstance(exc, ConfigurationError):
         return [_folded(fault) for fault in exc.faults]
+    if isinstance(exc, UpstreamError):
+        # Its advice is for those who must not read what it says.
+        return [_folded(f"{exc.title}: {_sentence(exc)}")]
     if isinstance(exc, _SHORT):
         return [_folded(f"{exc.title}: {_sentence(exc)} {exc.advice}")]
     if isinstance(exc, RunnerError):

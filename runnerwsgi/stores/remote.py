@@ -119,7 +119,8 @@ class RemoteStore:
         self._trouble = 0.0, ""
         if data is None:
             raise BundleUnavailable(
-                f"{self.where} has no {key}: upload it with `runnerwsgi push --tenant`",
+                f"{self.where} has no {key}: upload it with "
+                f"`runnerwsgi push SOURCE --tenant {bundle.tenant_id}`",
                 missing=True,
             )
         return data

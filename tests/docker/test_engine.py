@@ -107,8 +107,9 @@ def test_with_a_daemon_that_hangs(docker, hung):
 
 
 def test_an_image_that_there_is_not(docker):
-    kind, _ = told(docker, "run", "--rm", "runnerwsgi-tests-nowhere:1")
+    kind, line = told(docker, "run", "--rm", "runnerwsgi-tests-nowhere:1")
     assert kind in ("no-registry", "no-image")
+    assert " image runnerwsgi-tests-nowhere" in line
     assert told(docker, "image", "inspect", "nowhere:1")[0] == "no-image"
 
 

@@ -141,7 +141,8 @@ def test_a_token_of_ones_own_is_handed_over(box):
     assert found["runner"]["state"] == "wrong-token"
     assert box.docker("status", RUNNER_SERVICE_TOKEN=own).exit_code == 1
     # The file is read again: the container need not be replaced for it.
-    box.up(RUNNER_SERVICE_TOKEN=own)
+    told = box.up(RUNNER_SERVICE_TOKEN=own).stderr
+    assert "For the application, with the RUNNER_SERVICE_TOKEN that is set here:" in told
     assert box.status(RUNNER_SERVICE_TOKEN=own)["token"] == "same"
     assert own not in json.dumps(box.facts)
 
@@ -181,6 +182,12 @@ def test_status_of_nothing(box):
     assert done.exit_code == 1
     assert f"there is no {box.name}: `runnerwsgi docker up` starts it" in done.stdout
     assert box.status()["state"] == "absent"
+    for command in ("logs", "restart"):
+        told = box.docker(command)
+        assert (told.exit_code, told.stdout) == (1, "")
+        assert told.stderr == (
+            f"error: There is no container {box.name}: start it with `runnerwsgi docker up`.\n"
+        )
 
 
 def test_a_port_that_is_taken(box):
@@ -188,6 +195,15 @@ def test_a_port_that_is_taken(box):
         line = box.failure("up", "--port", taken.getsockname()[1])
     assert "another program has the port" in line
     assert box.facts is None
+
+
+def test_another_port_than_the_application_looks_at(box):
+    port = free_port()
+    box.up("--port", port)
+    found = box.status()
+    assert not found["is_well"]
+    assert f"it is at http://127.0.0.1:{port}, and applications look at " in found["faults"][0]
+    assert box.status(RUNNER_DOCKER_HOST=f"http://localhost:{port}")["is_well"]
 
 
 def test_a_container_of_somebody_else_is_left_alone(box, recipe):
@@ -205,6 +221,14 @@ def test_a_container_of_another_home_is_left_alone(box):
     line = box.failure("up", RUNNER_HOME=box.folder / "other")
     assert f"belongs to the RUNNER_HOME {box.home}" in line
     assert box.facts["Id"] == before
+    (fault,) = box.status(RUNNER_HOME=box.folder / "other")["faults"]  # and not: type `up`
+    assert "choose another RUNNER_DOCKER_CONTAINER" in fault
+
+
+def test_one_that_is_killed_again_and_again_is_told_so(box):
+    # Python starts in this much, and the engine does not: each time it gets a little further.
+    line = box.failure("up", "--wait", 30, RUNNER_DOCKER_MEMORY="30m")
+    assert "was killed" in line
 
 
 def test_one_that_cannot_live_is_told_with_its_last_words(box):
