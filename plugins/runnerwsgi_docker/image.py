@@ -201,7 +201,8 @@ def _options(recipe: Recipe) -> list[str]:
         "REVISION": revision(),
         "PIP_NO_INDEX": "1" if recipe.wheels else "",
     }
-    options = [f"--tag={recipe.tag}", *([] if recipe.cached else ["--no-cache"])]
+    # A build that fails leaves no container behind; only the old builder needs to be told.
+    options = [f"--tag={recipe.tag}", "--force-rm", *([] if recipe.cached else ["--no-cache"])]
     return options + [f"--build-arg={name}={value}" for name, value in arguments.items()]
 
 

@@ -100,12 +100,20 @@ def test_a_base_without_python(recipe, empty):
     assert "the base image has no Python" in failure("wheels", recipe.wheels / "x", "--base", empty)
 
 
-def test_a_folder_that_lacks_a_wheel(recipe, tag, tmp_path):
+def containers_of_builds(engine):
+    """Those in which an installation has failed; others may go at any time."""
+    listed = engine.run("ps", "--all", "--filter=status=exited", "--format={{.ID}} {{.Command}}")
+    return {line.split()[0] for line in listed.splitlines() if "/opt/pip/bin/pip" in line}
+
+
+def test_a_folder_that_lacks_a_wheel(engine, recipe, tag, tmp_path):
     for path in recipe.wheels.glob("*.whl"):
         if not path.name.startswith("pluggy-"):
             shutil.copy(path, tmp_path)
+    before = containers_of_builds(engine)
     line = failure("build", "--wheels", tmp_path, "--base", recipe.base, "--tag", tag)
     assert "pip found no wheel of pluggy" in line
+    assert containers_of_builds(engine) <= before
     assert "`runnerwsgi docker wheels`" in line
 
 
