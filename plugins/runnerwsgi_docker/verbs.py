@@ -155,8 +155,8 @@ def logs(
 def watch(folders: tuple[Path, ...], port: int | None, wait: int) -> None:
     """Build the image and replace the container whenever runnerwsgi's own files change.
 
-    FOLDERS are watched as well. Where a build fails, the container that runs is left alone.
-    Ctrl-C ends watching; the container stays up.
+    A change in FOLDERS does the same. Where a build fails, the container that runs is left
+    alone. Ctrl-C ends watching; the container stays up.
     """
     quiet_logs()
     plan, engine = _plan(port), Engine()
@@ -168,7 +168,8 @@ def watch(folders: tuple[Path, ...], port: int | None, wait: int) -> None:
             more = f" and {len(changed) - 1} more" if changed[1:] else ""
             output.note(f"{changed[0]}{more} changed.")
             try:
-                _started(engine, plan, _prepared(engine, plan, rebuild=True), wait)
+                _start(engine, _prepared(engine, plan, rebuild=True))
+                _settle(engine, plan, wait)
             except RunnerError as exc:
                 for line in output.error_lines(exc):
                     output.fault(line)
@@ -218,8 +219,18 @@ def _started(engine: Engine, plan: Plan, wanted: Container, seconds: float) -> N
     if life.is_as_wanted(life.find(engine, wanted.name), wanted, identity):
         output.note(f"{wanted.name} is up already.")
     else:
-        with output.working(f"Starting {wanted.name}"):
-            life.start(engine, wanted)
+        _start(engine, wanted)
+    _settle(engine, plan, seconds)
+
+
+def _start(engine: Engine, wanted: Container) -> None:
+    """Start a new one, in the place of one that runs."""
+    with output.working(f"Starting {wanted.name}"):
+        life.start(engine, wanted)
+
+
+def _settle(engine: Engine, plan: Plan, seconds: float) -> None:
+    """Say what is open about it, and wait until it is ready."""
     for reason in plan.reasons_for_a_way_out():
         output.note(f"It has a way out, because {reason}.")
     _wait(engine, plan, seconds)

@@ -80,12 +80,12 @@ def test_the_container_is_replaced_when_a_folder_changes(box, recipe, tmp_path):
         try:
             wait_for("Watching", said)
             assert box.status()["is_well"]
-            # Ours, but not as it should be: as if what is in the image had changed.
-            box.engine.run("container", "stop", box.name)
+            before = box.engine.inspect("container", box.name)["Id"]
             write(named / "second.py")
             wait_for("second.py changed", said)
             wait_for("is ready after", said, 2)
             assert box.status()["is_well"]
+            assert box.engine.inspect("container", box.name)["Id"] != before
         finally:
             watch.send_signal(signal.SIGINT)
             status = watch.wait(timeout=60)
