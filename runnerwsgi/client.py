@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -55,6 +56,7 @@ ENVELOPE_ROOM = 1 << 20
 MAX_STATE_BYTES = 256 * 1024
 PROBE_SECONDS = 2.0
 STATE_SECONDS = 5.0
+PAUSE_SECONDS = 0.1
 READINESS = "/health/readiness"
 MARKER = "x-runner"
 ALGA_TICK_MS = 10
@@ -121,6 +123,9 @@ class RunnerClient:
         tls: verifies the runner; by default against the system's authorities.
         greet: ask each new connection whether the runner behind it is ready; for a runner
             behind a door that opens before the runner does, such as a published port.
+        patience: seconds after its last answer in which a runner that is gone is waited for, as
+            one that restarts is. Nothing was executed then, and a call waits for no longer than
+            its own time.
 
     Raises:
         ConfigurationError: *base* is no such URL, or no runner may be there.
@@ -138,6 +143,7 @@ class RunnerClient:
         idle: int = 8,
         tls: ssl.SSLContext | None = None,
         greet: bool = False,
+        patience: float = 0.0,
     ) -> None:
         self.base = base.rstrip("/")
         self.origin, self._prefix = parse_base(self.base, variable)
@@ -155,6 +161,8 @@ class RunnerClient:
         # Apart from the calls': a look at a runner must not be greeted first.
         self._watch = Upstream(self.origin, idle=1, tls=tls)
         self._latest = _Latest(self.probe)
+        self._patience = patience
+        self._answered_at = -math.inf
 
     def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one handler call on the runner (protocol §2).
@@ -163,6 +171,20 @@ class RunnerClient:
             RunnerError: the runner could not be asked, refused, or answered against the
                 protocol; what the guest did wrong is the response's ``outcome``.
         """
+        deadline = time.monotonic() + request.limits.timeout_ms / 1000
+        while True:
+            try:
+                return self._execute(request)
+            except (BackendUnreachable, BackendStarting):
+                now = time.monotonic()
+                until = min(self._answered_at + self._patience, deadline - PAUSE_SECONDS)
+                if now + PAUSE_SECONDS > until:
+                    raise
+                time.sleep(PAUSE_SECONDS)
+            left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+            request = replace(request, limits=replace(request.limits, timeout_ms=left_ms))
+
+    def _execute(self, request: ExecuteRequest) -> ExecuteResponse:
         started, left_ms = time.monotonic(), request.limits.timeout_ms
         timeout_ms = max(left_ms - MARGIN_MS, left_ms // 2, 1)
         limits = replace(request.limits, timeout_ms=timeout_ms)
@@ -177,6 +199,7 @@ class RunnerClient:
             repeatable=request.http.method in SAFE_METHODS,
         )
         self._check(answer)
+        self._answered_at = time.monotonic()
         response = wire.response_from_json(answer.body, self._max_envelope)
         # Its words go into our log, and it may be quoting what it was sent.
         response = _without(self._token.current(), response)

@@ -11,7 +11,7 @@ import pytest
 from peers import OK, always, each, peer, unused_port
 from servers import runner
 
-from runnerwsgi import ExecuteRequest, Gateway
+from runnerwsgi import ExecuteRequest, Gateway, canary
 from runnerwsgi.client import RunnerClient
 from runnerwsgi.errors import (
     BackendStarting,
@@ -529,3 +529,36 @@ def test_after_a_restart_a_call_costs_nothing(tmp_path):
     assert caught.value.reason == "refused"
     with runner(tmp_path, "--port", str(port)):
         assert client.execute(call()).outcome == "not_found"
+
+
+# A runner that restarts.
+
+
+def test_a_runner_that_answered_a_moment_ago_is_waited_for(tmp_path):
+    with runner(tmp_path, RUNNER_BACKEND="wasm") as first:
+        port = first.url.rpartition(":")[2]
+        client = client_to(first.url, patience=10.0, greet=True)
+        assert client.execute(canary.call("one", 5000)).body == b"one"
+    answers = []
+    caller = threading.Thread(
+        target=lambda: answers.append(client.execute(canary.call("two", 10_000)))
+    )
+    caller.start()
+    with runner(tmp_path, "--port", port, RUNNER_BACKEND="wasm"):
+        caller.join()
+    assert answers[0].body == b"two"
+
+
+def test_a_runner_that_stays_away_costs_no_more_than_the_calls_time_and_then_nothing():
+    with peer(always(ENVELOPE)) as server:
+        client = client_to(server.url, patience=1.0)
+        client.execute(call())
+    started = time.monotonic()
+    with pytest.raises(BackendUnreachable):
+        client.execute(call(timeout_ms=400))
+    assert 0.2 < time.monotonic() - started < 2
+    time.sleep(1)
+    started = time.monotonic()
+    with pytest.raises(BackendUnreachable):
+        client.execute(call())
+    assert time.monotonic() - started < 0.5

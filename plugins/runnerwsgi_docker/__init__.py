@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SETTINGS", "plugin"]
 
+# How long a container that restarts is waited for: no longer than one that is gone deserves.
+PATIENCE_SECONDS = 10.0
 DEFAULT_HOST = "http://127.0.0.1:8085"
 DEFAULT_BASE = "python:3.12-slim"
 
@@ -132,6 +134,7 @@ def plugin(env: Mapping[str, str]) -> DockerBackend:
         allow_insecure=settings.allow_insecure,
         idle=settings.slots,
         greet=True,
+        patience=PATIENCE_SECONDS,
     )
     return DockerBackend(client)
 

@@ -104,7 +104,7 @@ class World:
         return ExecuteRequest(
             Context("default", extension, found.content_hash),
             HttpRequest("POST", "/", body=b"hello"),
-            Limits(SECONDS * 1000),
+            Limits(15_000),
         )
 
     def works(self):
@@ -211,6 +211,8 @@ def test_a_restart_under_load_fails_only_what_came_while_nobody_was_there(world)
     }
     assert max(took for *_, took in answers) < SECONDS
     good = [status == 200 for status, *_ in answers]
+    # Callers wait for it; one that is not back within their time costs each a call, or two.
+    assert good.count(False) <= 6
     assert good[0]
     assert good[-1]
 
@@ -296,8 +298,12 @@ def test_a_full_disk_under_the_compiled_code_is_told_and_passes(engine, image, w
         gateway = Gateway.from_env({"RUNNER_BACKEND": "docker", "RUNNER_DOCKER_HOST": full.url})
         with gateway:
             inside(engine, name, fill)
-            with pytest.raises(StorageError, match="disk"):
-                gateway.execute(world.request("acme.echo"))
+            try:
+                answer = gateway.execute(world.request("acme.echo"))
+            except StorageError as exc:
+                assert "disk" in str(exc)
+            else:
+                pytest.fail(f"{answer}\n{full.logs()}")
             assert full.send(path="/health/liveness")[0] == 200
             inside(engine, name, f"import os; os.unlink({junk!r})")
             assert gateway.execute(world.request("acme.echo")).body == b"hello"
