@@ -54,7 +54,7 @@ SIGNATURES = {
     Gateway.close: "(self)",
     Settings.from_env: "(env)",
     RunnerClient: "(base, token, *, variable='RUNNER_BASE_URL', max_response_bytes=4194304, "
-    "callback_base=None, allow_insecure=False, idle=8, tls=None, greet=False)",
+    "callback_base=None, allow_insecure=False, idle=8, tls=None, greet=False, patience=0.0)",
     RunnerClient.execute: "(self, request)",
     RunnerClient.ui_url: "(self, asset)",
     RunnerClient.warm_up: "(self, bundle, timeout)",
