@@ -46,15 +46,20 @@ class Server:
 
     def send(self, method="GET", path="/", body=None, timeout=20, **headers):
         """One request on a connection of its own: status, headers by lower-case name, body."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=timeout)
-        try:
-            sent = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, body, sent)
-            response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return response.status, found, response.read()
-        finally:
-            connection.close()
+        return send(self.url, method, path, body, timeout, **headers)
+
+
+def send(url, method="GET", path="/", body=None, timeout=20, **headers):
+    """One request to the server at *url*: status, headers by lower-case name, body."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
+    try:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, sent)
+        response = connection.getresponse()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, found, response.read()
+    finally:
+        connection.close()
 
 
 @contextmanager
