@@ -1,13 +1,10 @@
 import gzip
-import inspect
-import ipaddress
 import socket
-import ssl
 import threading
 import time
-from datetime import UTC, datetime, timedelta
 
 import pytest
+from authority import Authority
 
 from capabilities.servers import Dialler, Names, reply, serving
 from runnerwsgi.capabilities.egress import Egress
@@ -425,97 +422,6 @@ def test_a_failure_is_logged_with_its_request_and_without_the_query(call, caplog
 def authority(tmp_path_factory):
     """A certificate authority, and contexts of servers that it vouches for."""
     return Authority(tmp_path_factory.mktemp("tls"))
-
-
-class Authority:
-    def __init__(self, folder):
-        self.folder = folder
-        self.key, self.name = new_key(), x509_name("Test authority")
-        self.certificate = certify(self.name, self.key, self.name, self.key, None)
-        self.client = ssl.create_default_context(cadata=pem(self.certificate).decode())
-
-    def server(self, *hosts):
-        key = new_key()
-        certificate = certify(x509_name("server"), key, self.name, self.key, hosts)
-        file = self.folder / f"{abs(hash(hosts))}.pem"
-        file.write_bytes(private_pem(key) + pem(certificate))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
-
-
-def new_key():
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def x509_name(text):
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def certify(name, key, issuer, issuer_key, hosts):
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-
-    now = datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=hosts is None, path_length=None), critical=True)
-        # These three are required by the strict checks that Python 3.13 turned on.
-        .add_extension(key_usage(signs_certificates=hosts is None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
-    )
-    if hosts is not None:
-        alternatives = x509.SubjectAlternativeName([general_name(host) for host in hosts])
-        builder = builder.add_extension(alternatives, critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-def key_usage(*, signs_certificates):
-    from cryptography import x509
-
-    names = inspect.signature(x509.KeyUsage).parameters
-    wanted = {"key_cert_sign"} if signs_certificates else {"digital_signature"}
-    return x509.KeyUsage(**{name: name in wanted for name in names})
-
-
-def general_name(host):
-    from cryptography import x509
-
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
-
-
-def pem(certificate):
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return certificate.public_bytes(Encoding.PEM)
-
-
-def private_pem(key):
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-    )
-
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def serve_tls(context, asked):
