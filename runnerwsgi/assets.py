@@ -26,7 +26,7 @@ from .errors import (
     StorageError,
 )
 from .origins import parse_http_url
-from .upstream import Upstream, sendable
+from .upstream import DIRECT, Answer, Route, RoutedUrl, Upstream, sendable
 
 if TYPE_CHECKING:
     from .origins import HttpUrl, Origin
@@ -169,7 +169,7 @@ class Remotes:
 
     def __init__(self, connections: int) -> None:
         self.connections = connections
-        self._upstreams: dict[Origin, Upstream] = {}
+        self._upstreams: dict[tuple[Origin, Route], Upstream] = {}
         self._turns = _Turns(connections)
         self._lock = threading.Lock()
 
@@ -183,13 +183,28 @@ class Remotes:
             BackendUnreachable, DeadlineExceeded, BadRunnerResponse: the exchange failed.
         """
         parsed = parse_remote(url)
-        started = time.monotonic()
+        route = url.route if isinstance(url, RoutedUrl) else DIRECT
+        upstream = self._upstream(parsed.origin, route)
+        deadline = time.monotonic() + timeout
+
+        def fetch(number: int) -> Answer:
+            answer = upstream.exchange(
+                "GET",
+                parsed.target,
+                headers=headers,
+                timeout=max(0.001, deadline - time.monotonic()),
+                max_bytes=max_bytes,
+                fresh=number > 0,
+            )
+            route.check(answer)
+            return answer
+
         with self._turns.one(timeout):
-            left = max(0.001, timeout - (time.monotonic() - started))
             try:
-                answer = self._upstream(parsed.origin).exchange(
-                    "GET", parsed.target, headers=headers, timeout=left, max_bytes=max_bytes
-                )
+                if route.retries:
+                    answer = route.retries.run(fetch, deadline=deadline, again=lambda: True)
+                else:
+                    answer = fetch(0)
             except OutcomeUnknown as exc:
                 raise BadRunnerResponse(f"no answer for a UI file: {exc}") from exc
         return answer.status, answer.body
@@ -201,11 +216,12 @@ class Remotes:
         for upstream in upstreams:
             upstream.close()
 
-    def _upstream(self, origin: Origin) -> Upstream:
+    def _upstream(self, origin: Origin, route: Route) -> Upstream:
         with self._lock:
-            if origin not in self._upstreams:
-                self._upstreams[origin] = Upstream(origin, idle=self.connections)
-            return self._upstreams[origin]
+            if (origin, route) not in self._upstreams:
+                upstream = Upstream(origin, idle=self.connections, route=route)
+                self._upstreams[origin, route] = upstream
+            return self._upstreams[origin, route]
 
 
 class _Turns:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from .errors import (
     BundleUnavailable,
     ConfigurationError,
     DeadlineExceeded,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
     OutcomeUnknown,
     Overloaded,
     Refused,
@@ -29,6 +32,7 @@ from .errors import (
     StorageError,
     TooManyRequests,
 )
+from .logs import emit
 from .origins import Origin, inner_kind, parse_http_url
 from .protocol import (
     SAFE_METHODS,
@@ -38,11 +42,9 @@ from .protocol import (
     UiAsset,
     WarmUp,
 )
-from .upstream import Answer, Upstream, sendable
+from .upstream import DIRECT, MARKER, Answer, Route, RoutedUrl, Upstream, sendable
 
 if TYPE_CHECKING:
-    import ssl
-
     from .protocol import Callback, Headers
     from .secrets import Secret
     from .service_token import ServiceToken
@@ -58,10 +60,10 @@ PROBE_SECONDS = 2.0
 STATE_SECONDS = 5.0
 PAUSE_SECONDS = 0.1
 READINESS = "/health/readiness"
-MARKER = "x-runner"
 ALGA_TICK_MS = 10
 
 _REFUSALS: Mapping[str, type[Refused]] = {
+    "idempotency-in-flight": IdempotencyInFlight,
     "too-many-requests": TooManyRequests,
     "overloaded": Overloaded,
     "backend-starting": BackendStarting,
@@ -73,6 +75,7 @@ Kind = Literal[
     "unavailable",
     "starting",
     "no-name",
+    "no-route",
     "refused",
     "tls",
     "silent",
@@ -88,7 +91,8 @@ class RunnerState:
     Attributes:
         kind: ``ok``, ``degraded``, ``unavailable``, as the runner says of itself; ``starting``,
             it is not ready, or its door is open and nobody is behind; ``no-name``, the name
-            leads nowhere; ``refused``, nobody listens; ``tls``, no trust; ``silent``, no answer
+            leads nowhere; ``no-route``, what stands before the runner knows no way to it;
+            ``refused``, nobody listens; ``tls``, no trust; ``silent``, no answer
             in time; ``no-runner``, something else answers; ``wrong-token``, a runner that does
             not take our token.
         detail: one line, for a log or an administrator.
@@ -100,6 +104,26 @@ class RunnerState:
     detail: str = ""
     checks: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LastAnswer:
+    """What the last answer of the runner to a call said of the runner.
+
+    Attributes:
+        at: when, in seconds since the epoch.
+        runner: its name and version; None where it gave none, as AlgaPSA's.
+        revision: which revision of a service answered.
+        server: who handed the answer on.
+        keeps_keys: whether every process of the runner knows which idempotency keys were used, so
+            that a call with a key may be sent again.
+    """
+
+    at: float
+    runner: str | None
+    revision: str | None
+    server: str | None
+    keeps_keys: bool
 
 
 class RunnerClient:
@@ -120,12 +144,14 @@ class RunnerClient:
             :meth:`runnerwsgi.protocol.Capabilities.ask_back`.
         allow_insecure: take a plain-http address on a public network although there is a token.
         idle: connections that are kept.
-        tls: verifies the runner; by default against the system's authorities.
+        route: how the way to the runner differs from *base*, and who else answers on it.
         greet: ask each new connection whether the runner behind it is ready; for a runner
             behind a door that opens before the runner does, such as a published port.
         patience: seconds after its last answer in which a runner that is gone is waited for, as
             one that restarts is. Nothing was executed then, and a call waits for no longer than
             its own time.
+        reserve_ms: the part of each call's time that the runner is not given, for what has to
+            happen before it begins, such as its own start.
 
     Raises:
         ConfigurationError: *base* is no such URL, or no runner may be there.
@@ -141,9 +167,10 @@ class RunnerClient:
         callback_base: str | None = None,
         allow_insecure: bool = False,
         idle: int = 8,
-        tls: ssl.SSLContext | None = None,
+        route: Route = DIRECT,
         greet: bool = False,
         patience: float = 0.0,
+        reserve_ms: int = 0,
     ) -> None:
         self.base = base.rstrip("/")
         self.origin, self._prefix = parse_base(self.base, variable)
@@ -157,12 +184,15 @@ class RunnerClient:
         self._max_envelope = max_response_bytes * 4 // 3 + ENVELOPE_ROOM
         self._callback_base = callback_base
         greeting = self._prefix + READINESS if greet else None
-        self._upstream = Upstream(self.origin, idle=idle, tls=tls, greeting=greeting)
+        self.route = route
+        self._upstream = Upstream(self.origin, idle=idle, route=route, greeting=greeting)
         # Apart from the calls': a look at a runner must not be greeted first.
-        self._watch = Upstream(self.origin, idle=1, tls=tls)
+        self._watch = Upstream(self.origin, idle=1, route=route)
         self._latest = _Latest(self.probe)
         self._patience = patience
         self._answered_at = -math.inf
+        self._reserve_ms = reserve_ms
+        self.last_answer: LastAnswer | None = None
 
     def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one handler call on the runner (protocol §2).
@@ -172,46 +202,89 @@ class RunnerClient:
                 protocol; what the guest did wrong is the response's ``outcome``.
         """
         deadline = time.monotonic() + request.limits.timeout_ms / 1000
+        retries = self.route.retries
+        if retries is None:
+            return self._execute_patiently(request, deadline)
+        return retries.run(
+            lambda number: self._execute(request, deadline, fresh=number > 0),
+            deadline=deadline,
+            again=lambda: self._may_repeat(request),
+            on_failure=lambda exc, number, pause: _tell_failure(request, exc, number, pause),
+        )
+
+    def _may_repeat(self, request: ExecuteRequest) -> bool:
+        """Whether *request* may be sent again although it may have been executed."""
+        if request.http.method in SAFE_METHODS:
+            return True
+        last = self.last_answer
+        return request.idempotency_key is not None and last is not None and last.keeps_keys
+
+    def _execute_patiently(self, request: ExecuteRequest, deadline: float) -> ExecuteResponse:
         while True:
             try:
-                return self._execute(request)
+                return self._execute(request, deadline)
             except (BackendUnreachable, BackendStarting):
-                now = time.monotonic()
                 until = min(self._answered_at + self._patience, deadline - PAUSE_SECONDS)
-                if now + PAUSE_SECONDS > until:
+                if time.monotonic() + PAUSE_SECONDS > until:
                     raise
                 time.sleep(PAUSE_SECONDS)
-            left_ms = max(1, int((deadline - time.monotonic()) * 1000))
-            request = replace(request, limits=replace(request.limits, timeout_ms=left_ms))
 
-    def _execute(self, request: ExecuteRequest) -> ExecuteResponse:
-        started, left_ms = time.monotonic(), request.limits.timeout_ms
-        timeout_ms = max(left_ms - MARGIN_MS, left_ms // 2, 1)
+    def _execute(
+        self, request: ExecuteRequest, deadline: float, *, fresh: bool = False
+    ) -> ExecuteResponse:
+        started = time.monotonic()
+        left_ms = max(1, round((deadline - started) * 1000))
+        # Half of the time stays the guest's, however little there is.
+        timeout_ms = max(left_ms - self._reserve_ms - MARGIN_MS, left_ms // 2, 1)
         limits = replace(request.limits, timeout_ms=timeout_ms)
         callback = self._callback(request)
-        answer = self._upstream.exchange(
-            "POST",
-            f"{self._prefix}/v1/execute",
-            headers=self._headers(request, left_ms),
-            body=wire.request_to_json(replace(request, limits=limits, callback=callback)),
-            timeout=left_ms / 1000,
-            max_bytes=self._max_envelope,
-            repeatable=request.http.method in SAFE_METHODS,
+        answer = self._send(
+            replace(request, limits=limits, callback=callback), deadline - started, fresh
         )
+        took_ms = (time.monotonic() - started) * 1000
+        self.route.check(answer)
         self._check(answer)
         self._answered_at = time.monotonic()
-        response = wire.response_from_json(answer.body, self._max_envelope)
+        self.last_answer = _last_answer(answer)
+        response = self._response(answer)
         # Its words go into our log, and it may be quoting what it was sent.
         response = _without(self._token.current(), response)
         response = _without(callback.token if callback else None, response)
         if MARKER not in answer.headers:
-            return _timed(response, (time.monotonic() - started) * 1000, timeout_ms)
-        return response
+            return _timed(response, took_ms, timeout_ms)
+        return replace(response, timings={**_waited(answer, took_ms), **response.timings})
+
+    def _send(self, request: ExecuteRequest, timeout: float, fresh: bool) -> Answer:
+        left_ms = max(1, round(timeout * 1000))
+        is_safe = request.http.method in SAFE_METHODS
+        try:
+            return self._upstream.exchange(
+                "POST",
+                f"{self._prefix}/v1/execute",
+                headers=self._headers(request, left_ms),
+                body=wire.request_to_json(request),
+                timeout=timeout,
+                max_bytes=self._max_envelope,
+                repeatable=is_safe,
+                fresh=fresh,
+            )
+        except DeadlineExceeded as exc:
+            if exc.sent and not is_safe:
+                raise OutcomeUnknown(str(exc), final=True) from exc
+            raise
+
+    def _response(self, answer: Answer) -> ExecuteResponse:
+        try:
+            return wire.response_from_json(answer.body, self._max_envelope)
+        except BadRunnerResponse as exc:
+            if self.route.platform and not answer.body.rstrip().endswith(b"}"):
+                raise OutcomeUnknown("the runner's answer was cut short") from exc
+            raise
 
     def ui_url(self, asset: UiAsset) -> str:
         """Where the runner has a UI file (protocol §3)."""
         place = paths.ui_path(asset.extension_id, asset.content_hash, asset.path)
-        return f"{self.base}{place}"
+        return RoutedUrl(f"{self.base}{place}", self.route)
 
     def warm_up(self, bundle: Bundle, timeout: float) -> WarmUp:
         """Have the runner fetch, verify and compile a bundle (protocol §1, ``/warmup``).
@@ -238,6 +311,7 @@ class RunnerClient:
             max_bytes=MAX_STATE_BYTES,
             repeatable=True,
         )
+        self.route.check(answer)
         if answer.status in (400, 404) and MARKER not in answer.headers:
             return WarmUp(compiled=False, ms=0)
         self._check(answer)
@@ -261,6 +335,9 @@ class RunnerClient:
                 timeout=timeout,
                 max_bytes=MAX_STATE_BYTES,
             )
+            self.route.check(answer)
+        except Refused as exc:
+            return RunnerState("starting", str(exc))
         except BackendUnreachable as exc:
             return RunnerState(kind_of(exc), str(exc))
         except OutcomeUnknown as exc:
@@ -270,6 +347,16 @@ class RunnerClient:
         except BadRunnerResponse as exc:
             return RunnerState("no-runner", str(exc))
         return _state_of(answer, has_token=self._token.current() is not None)
+
+    def look(self, target: str, headers: Headers = (), timeout: float = PROBE_SECONDS) -> Answer:
+        """Whatever answers a GET on the way to the runner, without our token.
+
+        Raises:
+            RunnerError: nobody did.
+        """
+        return self._watch.exchange(
+            "GET", target, headers=headers, timeout=timeout, max_bytes=MAX_STATE_BYTES
+        )
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -310,10 +397,8 @@ class RunnerClient:
         if answer.status == 401:
             self._latest.told(RunnerState("wrong-token", "the runner answered 401"))
             raise BadRunnerResponse("the runner does not take our service token")
-        if answer.status in (429, 503) and MARKER in answer.headers:
-            raise _refusal(answer)
-        if MARKER in answer.headers and wire.problem_code(answer.body) == BundleUnavailable.code:
-            raise BundleUnavailable("the runner cannot get the bundle, or not run it")
+        if MARKER in answer.headers:
+            _check_ours(answer)
         raise BadRunnerResponse(f"the runner answered {answer.status} to the call")
 
 
@@ -369,6 +454,7 @@ class _Latest:
 
 _UNREACHABLE: Mapping[str, Kind] = {
     "name": "no-name",
+    "route": "no-route",
     "refused": "refused",
     "tls": "tls",
     "lost": "starting",
@@ -450,14 +536,70 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _refusal(answer: Answer) -> RunnerError:
+def _check_ours(answer: Answer) -> None:
+    """Raise what a runner of ours means by an answer that is no envelope."""
     code = wire.problem_code(answer.body)
+    if code == BundleUnavailable.code:
+        raise BundleUnavailable("the runner cannot get the bundle, or not run it")
+    if code == IdempotencyMismatch.code:
+        raise IdempotencyMismatch("the key was used for another request")
+    if code == OutcomeUnknown.code:
+        text = "the runner that began with this idempotency key has not told how it ended"
+        raise OutcomeUnknown(text, final=True)
+    if answer.status in (409, 429, 503):
+        raise _refusal(code, answer)
+
+
+def _refusal(code: str, answer: Answer) -> RunnerError:
     if code == StorageError.code:
         return StorageError("the runner cannot use its disk or its store; its log says what failed")
     kind = _REFUSALS.get(code, Overloaded)
     given = answer.headers.get("retry-after", "")
     after = int(given) if given.isascii() and given.isdigit() and len(given) < 5 else 1
-    return kind("the runner said so", retry_after=after)
+    # Another pod of the runner may have begun already.
+    soon = kind is BackendStarting
+    return kind("the runner said so", retry_after=after, soon=soon)
+
+
+def _last_answer(answer: Answer) -> LastAnswer:
+    return LastAnswer(
+        at=time.time(),
+        runner=answer.headers.get(MARKER),
+        revision=answer.headers.get("x-runner-revision"),
+        server=answer.headers.get("server"),
+        keeps_keys=answer.headers.get("x-runner-idempotency") == "shared",
+    )
+
+
+_DURATION = re.compile(r"\s*(call|up);dur=([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*")
+
+
+def _waited(answer: Answer, took_ms: float) -> Mapping[str, float]:
+    """How long a call was on its way, by what the runner says of its own time (Server-Timing).
+
+    A runner that has not been up for as long as its caller waited was started for the call.
+    """
+    parts = answer.headers.get("server-timing", "").split(",")
+    told = {found[1]: float(found[2]) for found in map(_DURATION.fullmatch, parts) if found}
+    if len(told) < 2 or told["call"] > took_ms:
+        return {}
+    return {"cold" if told["up"] < took_ms else "way": took_ms - told["call"]}
+
+
+def _tell_failure(
+    request: ExecuteRequest, exc: RunnerError, number: int, pause: float | None
+) -> None:
+    emit(
+        log,
+        logging.WARNING,
+        "try_failed",
+        request_id=request.context.request_id,
+        extension_id=request.context.extension_id,
+        executed="unknown" if isinstance(exc, OutcomeUnknown) else "no",
+        tries=number + 1,
+        again_in_ms=None if pause is None else round(pause * 1000),
+        reason=str(exc),
+    )
 
 
 def parse_base(base: str, variable: str, peer: str = "a runner") -> tuple[Origin, str]:

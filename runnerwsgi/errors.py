@@ -11,9 +11,10 @@
     │   ├── BadRequest 400 · BadPath 400 · BadHeader 400
     │   ├── Unauthenticated 401 · Forbidden 403 · CrossSite 403 · NotFound 404
     │   ├── MethodNotAllowed 405 · BodyTooLarge 413 · UriTooLong 414
-    │   └── UnsupportedMediaType 415 · HeaderTooLarge 431
+    │   ├── UnsupportedMediaType 415 · HeaderTooLarge 431
+    │   └── IdempotencyMismatch 422
     ├── Refused                     we could, but not now; carries ``retry_after``
-    │   ├── TooManyRequests 429
+    │   ├── TooManyRequests 429 · IdempotencyInFlight 409
     │   └── Overloaded 503 · BackendStarting 503
     ├── IdentityUnavailable         the host's ``identify`` or an authoriser raised 503
     └── UpstreamError               the backend, the runner or the guest failed
@@ -226,11 +227,21 @@ class HeaderTooLarge(RequestError):
     advice = "Send fewer or shorter headers."
 
 
+class IdempotencyMismatch(RequestError):
+    """The idempotency key was used before, for another request: a mistake of the client's."""
+
+    status = 422
+    code = "idempotency-mismatch"
+    title = "Idempotency key already used"
+    advice = "This Idempotency-Key belongs to another request. Use a new key for a new request."
+
+
 class Refused(RunnerError):
     """Not now: the answer carries ``Retry-After``.
 
     Attributes:
         retry_after: whole seconds after which a new try makes sense.
+        soon: whether one makes sense at once, since another process may take it.
     """
 
     status = 503
@@ -238,9 +249,10 @@ class Refused(RunnerError):
     title = "Overloaded"
     advice = "Too many extension calls are running. Try again shortly."
 
-    def __init__(self, message: str = "", *, retry_after: int = 1) -> None:
+    def __init__(self, message: str = "", *, retry_after: int = 1, soon: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.soon = soon
 
 
 class TooManyRequests(Refused):
@@ -250,6 +262,15 @@ class TooManyRequests(Refused):
     code = "too-many-requests"
     title = "Too many requests"
     advice = "Slow down and try again."
+
+
+class IdempotencyInFlight(Refused):
+    """The first request with this idempotency key is still being executed."""
+
+    status = 409
+    code = "idempotency-in-flight"
+    title = "Request still running"
+    advice = "The first request with this Idempotency-Key is still running. Ask again shortly."
 
 
 class Overloaded(Refused):
@@ -287,7 +308,8 @@ class BackendUnreachable(UpstreamError):
 
     Attributes:
         reason: ``name`` (there is none), ``refused`` (nobody listens, or no way there), ``tls``,
-            or ``lost`` (the connection ended before the request was sent).
+            ``lost`` (the connection ended before the request was sent), or ``route`` (what
+            stands before the runner has no way to it).
     """
 
     code = "backend-unreachable"
@@ -352,21 +374,40 @@ class SecretsUnavailable(UpstreamError):
 
 
 class DeadlineExceeded(UpstreamError):
-    """Our own time limit for the whole exchange was reached."""
+    """Our own time limit for the whole exchange was reached.
+
+    Attributes:
+        sent: the whole request had left us: it may have been executed.
+    """
 
     status = 504
     code = "deadline-exceeded"
     title = "Deadline exceeded"
     advice = "The extension's runner did not answer in time (RUNNER_TIMEOUT_MS)."
 
+    def __init__(self, message: str = "", *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
+
 
 class OutcomeUnknown(UpstreamError):
-    """A request was sent and no whole answer came: nobody can tell whether it was executed."""
+    """A request was sent and no whole answer came: nobody can tell whether it was executed.
+
+    Attributes:
+        final: to ask at once again is no use, since our time is over or the runner knows no more.
+        idempotency_key: with which the same request may be sent again: it is executed at most
+            once, where the runner keeps keys.
+    """
 
     status = 504
     code = "outcome-unknown"
     title = "Outcome unknown"
-    advice = "The extension's runner was lost during the call, which may have been executed."
+    advice = "The extension's runner did not finish its answer: the call may have been executed."
+
+    def __init__(self, message: str = "", *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+        self.idempotency_key: str | None = None
 
 
 class GuestTimeout(UpstreamError):

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from . import access, headers, paths
 from .capabilities import Call, HostCapabilities
-from .errors import BadHeader, DeadlineExceeded, MethodNotAllowed, NotFound
+from .errors import (
+    BadHeader,
+    DeadlineExceeded,
+    IdempotencyInFlight,
+    MethodNotAllowed,
+    NotFound,
+    OutcomeUnknown,
+)
 from .logs import emit_call
 from .origins import narrow_egress
 from .protocol import (
@@ -108,11 +115,36 @@ class Handlers:
         http = HttpRequest(
             method, path, query, headers.to_guest(request_headers, install.config), body
         )
+        # What sends a call twice need not be its caller: an ingress may do it.
+        used = key or (None if method in SAFE_METHODS else request_id)
         with self.bulkhead.slot(extension_id):
-            request = self._request(install, principal, http, request_id, key, started)
-            response = self.gateway.execute(request)
+            request = self._request(install, principal, http, request_id, used, started)
+            response = self._execute(request, used, is_given=key is not None)
         mount = f"{paths.script_name(environ)}{self.settings.execute_mount}/{extension_id}"
         return self._answer(request, response, mount, started)
+
+    def _execute(
+        self, request: ExecuteRequest, key: str | None, *, is_given: bool
+    ) -> ExecuteResponse:
+        """Run the call; with the key in the error, where it may be asked again with that.
+
+        Args:
+            request: the call.
+            key: as the caller knows it, or may know it from now on.
+            is_given: whether it was the caller who chose it.
+        """
+        try:
+            return self.gateway.execute(request)
+        except IdempotencyInFlight as exc:
+            if is_given:
+                raise
+            # Nobody but this call has its key: something on the way to the runner repeated it.
+            unknown = OutcomeUnknown(f"the call was sent twice on its way: {exc}")
+            unknown.idempotency_key = key
+            raise unknown from exc
+        except OutcomeUnknown as exc:
+            exc.idempotency_key = key
+            raise
 
     def _request(
         self,
@@ -136,8 +168,6 @@ class Handlers:
             egress=install.egress,
             routes=install.routes,
         )
-        if key is None and http.method not in SAFE_METHODS:
-            key = request_id
         return ExecuteRequest(
             context=Context(
                 tenant_id=install.tenant_id,

@@ -34,12 +34,14 @@ from .errors import (
     Unauthenticated,
 )
 from .gateway import Gateway
+from .idempotency import Ended, Once, open_keys
 from .logs import emit, emit_call
 from .protocol import ExecuteResponse, UiAsset
 from .self_test import EVERY_SECONDS, SelfTest
 from .service_token import ServiceToken
 from .settings import Settings
 from .stores import root_of
+from .upstream import sendable
 from .wsgi import (
     READ,
     Response,
@@ -65,9 +67,12 @@ MAX_MEMORY_MB = 4096
 # Above what a body may have, in base64: headers, configuration and the rest of the request.
 REQUEST_ROOM = 1 << 20
 MAX_BUNDLE_BYTES = 16 * 1024
+MAX_KEY_CHARS = 1024
 # Threads that are kept for health, however many calls and files are asked for.
 FOR_HEALTH = 2
 FILE_WAIT_SECONDS = 1.0
+# Outcomes of calls whose guest never began.
+NOT_EXECUTED = frozenset({"not_found", "refused", "bad_request"})
 _INDEX = "index.html"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
@@ -87,6 +92,10 @@ class RunnerServer:
         settings: limits, threads and the bundle store; default: ``Settings()``.
         token: without one, whoever reaches this server may execute.
         every: seconds between two looks at itself.
+        revision: what this process is a revision of, told to callers; Knative's K_REVISION.
+
+    Raises:
+        ConfigurationError: the idempotency keys cannot be kept where the settings say.
     """
 
     def __init__(
@@ -96,11 +105,16 @@ class RunnerServer:
         *,
         token: ServiceToken | None = None,
         every: float = EVERY_SECONDS,
+        revision: str | None = None,
     ) -> None:
         self.gateway = gateway
         self.settings = settings = settings or Settings()
         self.token = token
         self._asking = AskingBack(settings)
+        self.once = Once(open_keys(settings), settings.idempotency_ttl_s)
+        self._about_us = [MARK, ("X-Runner-Idempotency", self.once.scope)]
+        if revision:
+            self._about_us.append(("X-Runner-Revision", sendable(revision)))
         self.test = SelfTest(gateway, every)
         self.bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
         reserved = settings.threads - settings.slots
@@ -126,9 +140,11 @@ class RunnerServer:
         Raises:
             ConfigurationError: with every fault of settings and plugins, told together.
         """
-        settings, gateway = Gateway.configure(os.environ if env is None else env)
+        env = os.environ if env is None else env
+        settings, gateway = Gateway.configure(env)
         settings.make_home()
-        return cls(gateway, settings, token=ServiceToken.from_settings(settings))
+        token = ServiceToken.from_settings(settings)
+        return cls(gateway, settings, token=token, revision=env.get("K_REVISION"))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
@@ -141,7 +157,7 @@ class RunnerServer:
         except Exception as exc:
             log.exception("internal error request_id=%s", request_id)
             response = self._refuse(RunnerError(repr(exc)), environ, request_id)
-        response.headers += [MARK, ("X-Request-Id", request_id)]
+        response.headers += [*self._about_us, ("X-Request-Id", request_id)]
         return response(environ, start_response)
 
     def drain(self) -> None:
@@ -153,6 +169,7 @@ class RunnerServer:
         self.test.close()
         self._assets.close()
         self._asking.close()
+        self.once.close()
         self.gateway.close()
 
     def _respond(self, environ: WSGIEnvironment, request_id: str) -> Response:
@@ -170,16 +187,26 @@ class RunnerServer:
         started = time.monotonic()
         allowed_ms = _deadline_ms(environ)
         request = self._parse(environ, request_id)
+        envelope = self.once.run(request, lambda: self._execute(request, allowed_ms, started))
+        response = _envelope(envelope)
+        now = time.monotonic()
+        times = f"call;dur={_ms_since(started):.1f}, up;dur={(now - self._started) * 1000:.0f}"
+        response.headers.append(("Server-Timing", times))
+        return response
+
+    def _execute(self, request: ExecuteRequest, allowed_ms: int, started: float) -> Ended:
+        """Run the call; its envelope, whatever came of it."""
         try:
             with self.bulkhead.slot(request.context.extension_id):
                 bounded = _bounded(request, allowed_ms - int(_ms_since(started)))
-                response = self.gateway.execute(bounded)
+                # Whoever executes keeps its key: a runner behind this one must not do so again.
+                response = self.gateway.execute(replace(bounded, idempotency_key=None))
         except (Refused, BodyTooLarge, StorageError):
             raise  # nothing was executed, and the transport has a status that says so
         except RunnerError as error:
             return self._ended(request, error, started)
         emit_call(log, self.gateway.backend_name, request, response, _ms_since(started))
-        return _envelope(wire.response_to_json(response))
+        return Ended(wire.response_to_json(response), response.outcome not in NOT_EXECUTED)
 
     def _parse(self, environ: WSGIEnvironment, request_id: str) -> ExecuteRequest:
         check_json(environ)
@@ -195,16 +222,16 @@ class RunnerServer:
         request = replace(
             request,
             context=context,
-            idempotency_key=environ.get("HTTP_X_IDEMPOTENCY_KEY"),
+            idempotency_key=_idempotency_key(environ),
             traceparent=trace if _TRACEPARENT.fullmatch(trace) else None,
         )
         return replace(request, capabilities=self._asking.of(request))
 
-    def _ended(self, request: ExecuteRequest, error: RunnerError, started: float) -> Response:
+    def _ended(self, request: ExecuteRequest, error: RunnerError, started: float) -> Ended:
         outcome = wire.outcome_of(error)
         response = ExecuteResponse(error.status, outcome=outcome, error=str(error))
         emit_call(log, self.gateway.backend_name, request, response, _ms_since(started))
-        return _envelope(wire.error_to_json(error))
+        return Ended(wire.error_to_json(error), outcome not in NOT_EXECUTED)
 
     def _on_warm_up(self, environ: WSGIEnvironment, request_id: str) -> Response:
         check_method(environ, ("POST",))
@@ -365,6 +392,16 @@ def _deadline_ms(environ: WSGIEnvironment) -> int:
     if not _DIGITS.fullmatch(given):
         raise BadHeader("X-Runner-Deadline-Ms", detail="X-Runner-Deadline-Ms is not a number.")
     return min(int(given), MAX_TIMEOUT_MS)
+
+
+def _idempotency_key(environ: WSGIEnvironment) -> str | None:
+    key: str | None = environ.get("HTTP_X_IDEMPOTENCY_KEY")
+    if key is not None and not (0 < len(key) <= MAX_KEY_CHARS and key.isascii()):
+        raise BadHeader(
+            "X-Idempotency-Key",
+            detail=f"X-Idempotency-Key must have 1 to {MAX_KEY_CHARS} ASCII characters.",
+        )
+    return key
 
 
 def _bounded(request: ExecuteRequest, left_ms: int) -> ExecuteRequest:

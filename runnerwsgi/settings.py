@@ -345,6 +345,19 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         "Accept plain http with a token to a public name; read by remote backends.",
     ),
+    Setting(
+        "RUNNER_IDEMPOTENCY_URL",
+        text,
+        "memory:",
+        "Where a runner keeps idempotency keys: `memory:` for one process, `redis://…` or the URL "
+        "of a database for several.",
+    ),
+    Setting(
+        "RUNNER_IDEMPOTENCY_TTL_S",
+        integer(600, 2_592_000),
+        86_400,
+        "Seconds for which a runner keeps the answer of a call with an idempotency key.",
+    ),
     Setting("RUNNER_IMAGE", text, None, "Name of the image that this runner is in, which sets it."),
     Setting("RUNNER_REVISION", text, None, "What that image was built from; set by it, too."),
     Setting(
@@ -402,6 +415,8 @@ class Settings:
     public_origins: tuple[str, ...] = ()
     egress_allow: tuple[str, ...] = ()
     allow_insecure: bool = False
+    idempotency_url: str = "memory:"
+    idempotency_ttl_s: int = 86_400
     image: str | None = None
     revision: str | None = None
     log_format: str = "text"

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Protocol, Self, runtime_checkable
 from urllib.parse import quote
 
 from ._version import __version__
@@ -38,8 +38,11 @@ from .timed import TimedSocket, time_left
 if TYPE_CHECKING:
     import ssl
 
+    from .errors import RunnerError
     from .origins import Origin
+    from .retries import Retries
 
+MARKER = "x-runner"  # on every answer of a runner of ours, in lower case
 IDLE_SECONDS = 15.0
 MAX_UNIX_PATH = 107 if sys.platform == "linux" else 103
 MAX_FIELDS = 64
@@ -61,6 +64,64 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How the way to a server differs from what its URL says, and who else answers on it.
+
+    The address to connect to, the ``Host`` and the name that TLS verifies (the URL's) are three
+    things: an ingress is found at its own address, and picks a service by the name it is asked for.
+
+    Example::
+
+        Route(connect_to=Origin("http", "10.0.0.7", 80), host="runner.apps.example.com")
+
+    Attributes:
+        connect_to: host and port to connect to, instead of the URL's.
+        host: the ``Host`` to send, instead of the URL's.
+        tls: verifies a server of ``https``; by default against the system's authorities.
+        headers: go with every request.
+        platform: reads an answer that has not the mark of a runner, and returns the error that it
+            is, or None where it may be the runner's nevertheless.
+        retries: tries again what failed; by default nothing.
+    """
+
+    connect_to: Origin | None = None
+    host: str | None = None
+    tls: ssl.SSLContext | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    platform: Callable[[Answer], RunnerError | None] | None = None
+    retries: Retries | None = None
+
+    def check(self, answer: Answer) -> None:
+        """Let an answer through that is the runner's, or may be.
+
+        Raises:
+            RunnerError: what stands before the runner gave it.
+        """
+        if self.platform is None or MARKER in answer.headers:
+            return
+        error = self.platform(answer)
+        if error is not None:
+            raise error
+
+
+DIRECT = Route()
+
+
+class RoutedUrl(str):
+    """A URL with the route to it, from ``runner_resolve_ui_url`` to whoever fetches the file."""
+
+    __slots__ = ("route",)
+
+    def __new__(cls, url: str, route: Route) -> Self:
+        """*url*, to be reached by *route*."""
+        routed = super().__new__(cls, url)
+        routed.route = route
+        return routed
+
+    route: Route
+
+
 def sendable(value: str) -> str:
     """*value* as a header can carry it; what is not printable ASCII is percent-encoded."""
     return value if value.isascii() and value.isprintable() else quote(value, safe="")
@@ -80,7 +141,7 @@ class Upstream:
     Args:
         place: where to connect; a path is a UNIX socket's.
         idle: most connections that are kept.
-        tls: verifies a server of ``https``; by default against the system's authorities.
+        route: how the way there differs from what *place* says.
         greeting: asked with GET on every new connection, before anything else goes over it.
             A request that must not be sent twice then never meets a door behind which nobody
             is: 503 is BackendStarting, a lost connection BackendUnreachable.
@@ -91,13 +152,16 @@ class Upstream:
         place: Origin | Path,
         *,
         idle: int = 8,
-        tls: ssl.SSLContext | None = None,
+        route: Route = DIRECT,
         greeting: str | None = None,
     ) -> None:
         self.place = place
         self._greeting = greeting
-        self._authority = "localhost" if isinstance(place, Path) else place.authority
-        self._connect = _connector(place, tls)
+        self._authority = route.host or (
+            "localhost" if isinstance(place, Path) else place.authority
+        )
+        self._headers = route.headers
+        self._connect = _connector(place, route)
         self._limit = idle
         self._idle: deque[_Connection] = deque()
         self._lock = threading.Lock()
@@ -113,6 +177,7 @@ class Upstream:
         timeout: float,
         max_bytes: int,
         repeatable: bool | None = None,
+        fresh: bool = False,
     ) -> Answer:
         """Send one request and read the whole of its answer.
 
@@ -126,6 +191,7 @@ class Upstream:
             repeatable: whether it may be sent twice, where a kept connection turns out to be
                 dead before any answer; by default for GET and HEAD. What cannot have been
                 executed is sent again in any case.
+            fresh: whether to leave kept connections alone and make a new one.
 
         Raises:
             BackendUnreachable: no connection; nothing was executed.
@@ -138,7 +204,7 @@ class Upstream:
         again = method in ("GET", "HEAD") if repeatable is None else repeatable
         connection: _Connection | None = None
         try:
-            connection = self._take() or self._open(deadline)
+            connection = (None if fresh else self._take()) or self._open(deadline)
             try:
                 response = connection.ask(method, target, block, body, deadline)
             except _Stale as stale:
@@ -152,7 +218,8 @@ class Upstream:
         except TimeoutError as exc:
             phase = connection.phase if connection else "connect"
             text = _TIMEOUT_WORDS.format(timeout, phase, f"upstream={self.place}")
-            raise DeadlineExceeded(text) from exc
+            # A server that has not seen the end of a request does not execute it.
+            raise DeadlineExceeded(text, sent=phase == "read") from exc
         except _Stale as exc:
             raise self._lost(exc) from exc
 
@@ -203,6 +270,7 @@ class Upstream:
             ("Host", self._authority),
             ("User-Agent", USER_AGENT),
             ("Accept-Encoding", "identity"),
+            *self._headers,
             *headers,
         ]
         if body is not None:
@@ -392,12 +460,15 @@ def _reason(exc: Exception) -> str:
     return (exc.strerror if isinstance(exc, OSError) else None) or type(exc).__name__
 
 
-def _connector(place: Origin | Path, tls: ssl.SSLContext | None) -> Callable[[float], _Connection]:
+def _connector(place: Origin | Path, route: Route) -> Callable[[float], _Connection]:
     if isinstance(place, Path):
         return lambda deadline: _Connection(_open_unix(place, deadline))
+    door = route.connect_to or place
+    if place.scheme == "http":
+        return lambda deadline: _Connection(_open(door, deadline))
     # A hundred authorities take 20 ms to read: only who speaks TLS pays, and once.
-    context = cache(lambda: tls or _default_tls())
-    return lambda deadline: _Connection(_open(place, context, deadline))
+    context = cache(lambda: route.tls or _default_tls())
+    return lambda deadline: _Connection(_secured(_open(door, deadline), place, context, deadline))
 
 
 @contextmanager
@@ -436,7 +507,7 @@ def _open_unix(path: Path, deadline: float) -> socket.socket:
     return sock
 
 
-def _open(origin: Origin, tls: Callable[[], ssl.SSLContext], deadline: float) -> socket.socket:
+def _open(origin: Origin, deadline: float) -> socket.socket:
     addresses = [origin.host] if origin.address else _addresses(origin, deadline)
     failure: OSError = OSError("the name has no address")
     for index, address in enumerate(addresses):
@@ -447,7 +518,7 @@ def _open(origin: Origin, tls: Callable[[], ssl.SSLContext], deadline: float) ->
             failure = exc
             continue
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return _secured(sock, origin, tls, deadline) if origin.scheme == "https" else sock
+        return sock
     if isinstance(failure, TimeoutError):
         raise failure
     # Somebody took the connection and threw it away, as Docker's proxy does for a dead port.
@@ -543,17 +614,31 @@ def _chunks(stream: IO[bytes], max_bytes: int) -> bytes:
     while size := _chunk_size(stream):
         if len(body) + size > max_bytes:
             raise BadRunnerResponse(f"an answer of more than {max_bytes} bytes")
-        body += stream.read(size)
-        if stream.read(2) != b"\r\n":
+        body += _whole(stream.read(size), size)
+        if _whole(stream.read(2), 2) != b"\r\n":
             raise BadRunnerResponse("a chunk that does not end where it says")
     for _ in range(MAX_FIELDS):
-        if stream.readline(_MAX_LINE) == b"\r\n":
+        if _line(stream) == b"\r\n":
             return bytes(body)
     raise BadRunnerResponse("chunks without an end")
 
 
+def _whole(data: bytes, size: int) -> bytes:
+    """*data*, if it is all of it; else the peer has broken off."""
+    if len(data) < size:
+        raise http.client.IncompleteRead(data, size - len(data))
+    return data
+
+
+def _line(stream: IO[bytes]) -> bytes:
+    line = stream.readline(_MAX_LINE)
+    if not line.endswith(b"\n") and len(line) < _MAX_LINE:
+        raise http.client.IncompleteRead(line)
+    return line
+
+
 def _chunk_size(stream: IO[bytes]) -> int:
-    found = _CHUNK.fullmatch(stream.readline(_MAX_LINE))
+    found = _CHUNK.fullmatch(_line(stream))
     if found is None:
         raise BadRunnerResponse("a chunk without a size")
     return int(found[1], 16)

@@ -19,6 +19,7 @@ from .errors import (
     BadRunnerResponse,
     BodyTooLarge,
     MethodNotAllowed,
+    OutcomeUnknown,
     Refused,
     RunnerError,
     UnsupportedMediaType,
@@ -100,19 +101,18 @@ def json_response(
 
 def problem(error: RunnerError, request_id: str, backend: str) -> Response:
     """*error* as ``application/problem+json``. None of its message is shown, only its detail."""
-    response = json_response(
-        error.status,
-        {
-            "type": f"urn:runnerwsgi:error:{error.code}",
-            "title": error.title,
-            "status": error.status,
-            "detail": error.detail,
-            "code": error.code,
-            "request_id": request_id,
-            "backend": backend,
-        },
-        "application/problem+json",
-    )
+    told: dict[str, Any] = {
+        "type": f"urn:runnerwsgi:error:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+        "backend": backend,
+    }
+    if isinstance(error, OutcomeUnknown) and error.idempotency_key:
+        told["idempotency_key"] = error.idempotency_key
+    response = json_response(error.status, told, "application/problem+json")
     response.headers.append(("X-Content-Type-Options", "nosniff"))
     if isinstance(error, Refused):
         response.headers.append(("Retry-After", str(error.retry_after)))

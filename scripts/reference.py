@@ -51,8 +51,13 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "runnerwsgi.client": (
         "For backends whose runner is elsewhere.",
-        ("RunnerClient", "RunnerState", "kind_of"),
+        ("RunnerClient", "RunnerState", "LastAnswer", "kind_of"),
     ),
+    "runnerwsgi.upstream": (
+        "For backends with something between the gateway and the runner.",
+        ("Route", "RoutedUrl", "Answer"),
+    ),
+    "runnerwsgi.retries": ("For backends that try again what failed.", ("Retries", "Breaker")),
     "runnerwsgi.service_token": ("The secret that gateway and runner share.", ("ServiceToken",)),
     "runnerwsgi.canary": ("A tiny extension that runners of this project have.", ("call", "check")),
     "runnerwsgi.testing": ("The contract kit for authors of backends.", ()),

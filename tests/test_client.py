@@ -118,13 +118,20 @@ def test_the_runner_gets_less_time_than_there_is(left, given):
     assert b"X-Runner-Deadline-Ms: %d\r\n" % left in head
 
 
-def test_a_runner_that_answers_late_is_left_at_the_deadline():
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        pytest.param("GET", DeadlineExceeded, id="what changes nothing is late"),
+        pytest.param("POST", OutcomeUnknown, id="what may have changed something is unknown"),
+    ],
+)
+def test_a_runner_that_answers_late_is_left_at_the_deadline(method, error):
     started = time.monotonic()
     with (
         peer(lambda talk: (talk.request(), time.sleep(1))) as server,
-        pytest.raises(DeadlineExceeded, match="in read"),
+        pytest.raises(error, match="in read"),
     ):
-        client_to(server.url).execute(call(timeout_ms=300))
+        client_to(server.url).execute(call(method=method, timeout_ms=300))
     assert time.monotonic() - started < 2
 
 

@@ -32,7 +32,18 @@ FLOORS = (
     # One noun each, from bytes on disk to requests and answers.
     (
         *("tar", "zstd", "database", "bundles", "stores", "installs", "access", "service_token"),
-        *("timed", "lookup", "upstream", "client", "assets", "bulkhead", "leases", "switchboard"),
+        *(
+            "timed",
+            "lookup",
+            "upstream",
+            "retries",
+            "client",
+            "idempotency",
+            "assets",
+            "bulkhead",
+            "leases",
+            "switchboard",
+        ),
         *("parity", "discovery", "logs", "wsgi", "files", "sockets", "claims"),
     ),
     ("capabilities",),
@@ -47,7 +58,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # What a plugin may import beside the names of `runnerwsgi` itself: documented for third parties.
 FOR_PLUGINS = {
     *("errors", "protocol", "hookspecs", "settings", "bundles", "capabilities"),
-    *("client", "service_token", "stores"),
+    *("client", "upstream", "retries", "origins", "service_token", "stores"),
     *("cli.command", "cli.output"),
 }
 

@@ -14,7 +14,7 @@ from runnerwsgi.errors import (
     UpstreamError,
 )
 from runnerwsgi.origins import parse_http_url
-from runnerwsgi.upstream import Answer, Upstream
+from runnerwsgi.upstream import Answer, Route, Upstream
 
 if TYPE_CHECKING:
     import ssl
@@ -72,7 +72,7 @@ class WebSource:
         self._prefix = parsed.target.rstrip("/")
         self.where = f"{parsed.origin}{self._prefix}"
         self._headers = (("Authorization", f"Bearer {token.reveal()}"),) if token else ()
-        self._upstream = Upstream(parsed.origin, tls=tls)
+        self._upstream = Upstream(parsed.origin, route=Route(tls=tls))
 
     def read(self, key: str, timeout: float) -> bytes | None:
         """The object, or None where there is none; 404 and 410 say so.

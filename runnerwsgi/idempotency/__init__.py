@@ -1,0 +1,215 @@
+"""Each idempotency key is executed at most once, by whichever process of a runner gets it.
+
+An ingress may send one POST several times, and to several pods: only the runner can tell
+(security §6, draft-ietf-httpapi-idempotency-key-header).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from runnerwsgi.errors import (
+    BodyTooLarge,
+    ConfigurationError,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
+    OutcomeUnknown,
+    Refused,
+    StorageError,
+)
+from runnerwsgi.logs import emit
+
+from .memory import MemoryKeys
+
+if TYPE_CHECKING:
+    from runnerwsgi.protocol import ExecuteRequest
+    from runnerwsgi.settings import Settings
+
+__all__ = ["Ended", "KeyStore", "Once", "Record", "open_keys"]
+
+log = logging.getLogger(__name__)
+
+# What a call may take longer than its limit before nobody waits for its end any more.
+GRACE_SECONDS = 10.0
+LONGEST_WAIT_SECONDS = 5
+# Nothing was executed: the key is as good as new.
+NOT_EXECUTED = (Refused, BodyTooLarge, StorageError)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What came of a request: its envelope, and whether the guest was executed at all."""
+
+    envelope: bytes
+    executed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a key.
+
+    Attributes:
+        fingerprint: of the request that it was first used for.
+        until: when its execution has ended at the latest, in seconds since the epoch.
+        answer: the envelope it ended with; None while it runs, or when nobody told.
+    """
+
+    fingerprint: str
+    until: float
+    answer: bytes | None = None
+
+
+class KeyStore(Protocol):
+    """Where keys are kept; each method raises ``StorageError`` where that fails.
+
+    Attributes:
+        is_shared: whether every process of the runner sees the same keys.
+    """
+
+    is_shared: bool
+
+    def claim(self, key: str, record: Record, ttl: float) -> Record | None:
+        """Keep *record* under *key* for *ttl* seconds; or return the one that is there already.
+
+        One of several that claim a key at the same moment gets None.
+        """
+        ...
+
+    def finish(self, key: str, record: Record, ttl: float) -> None:
+        """Replace the record of a key that was claimed by the one with its answer."""
+        ...
+
+    def release(self, key: str) -> None:
+        """Forget a key: nothing was executed."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class Once:
+    """Executes a request with an idempotency key once, and answers its repetitions.
+
+    Example::
+
+        once = Once(MemoryKeys(), ttl=86400)
+        envelope = once.run(request, lambda: execute(request))
+
+    Args:
+        keys: where they are kept.
+        ttl: seconds for which an answer is kept.
+    """
+
+    def __init__(self, keys: KeyStore, ttl: float) -> None:
+        self.keys = keys
+        self.ttl = ttl
+
+    @property
+    def scope(self) -> str:
+        """How far a key is known: ``shared`` by every process of the runner, or ``process``."""
+        return "shared" if self.keys.is_shared else "process"
+
+    def run(self, request: ExecuteRequest, execute: Callable[[], Ended]) -> bytes:
+        """The envelope of *request*: from *execute*, or of the first time.
+
+        Raises:
+            IdempotencyMismatch: the key was used for another request.
+            IdempotencyInFlight: the first request with this key is being executed.
+            OutcomeUnknown: it was, and nobody told how it ended: its process is gone.
+            StorageError: the keys cannot be read; nothing was executed.
+        """
+        if request.idempotency_key is None:
+            return execute().envelope
+        key = _scoped(request)
+        ends = time.time() + request.limits.timeout_ms / 1000 + GRACE_SECONDS
+        record = Record(_fingerprint(request), ends)
+        found = self.keys.claim(key, record, self.ttl)
+        if found is not None:
+            return _repeated(found, record)
+        try:
+            ended = execute()
+        except NOT_EXECUTED:
+            self._quietly(request, lambda: self.keys.release(key))
+            raise
+        if not ended.executed:
+            self._quietly(request, lambda: self.keys.release(key))
+            return ended.envelope
+        done = Record(record.fingerprint, record.until, ended.envelope)
+        self._quietly(request, lambda: self.keys.finish(key, done, self.ttl))
+        return ended.envelope
+
+    def close(self) -> None:
+        """Close the store."""
+        self.keys.close()
+
+    @staticmethod
+    def _quietly(request: ExecuteRequest, act: Callable[[], None]) -> None:
+        """The call has ended, and its caller is to know how, whatever becomes of its key."""
+        try:
+            act()
+        except StorageError as exc:
+            context = request.context
+            emit(
+                log,
+                logging.ERROR,
+                "key_not_kept",
+                request_id=context.request_id,
+                tenant_id=context.tenant_id,
+                extension_id=context.extension_id,
+                reason=str(exc),
+            )
+
+
+def open_keys(settings: Settings) -> KeyStore:
+    """The store that RUNNER_IDEMPOTENCY_URL names.
+
+    Raises:
+        ConfigurationError: there is none of that kind, or its driver is not installed.
+    """
+    url = settings.idempotency_url
+    if url == "memory:":
+        return MemoryKeys()
+    raise ConfigurationError(
+        f"RUNNER_IDEMPOTENCY_URL is of no kind that is known: {url.partition(':')[0]}:…. Use "
+        "memory:, redis://host:6379/0 or the URL of a database."
+    )
+
+
+def _repeated(found: Record, record: Record) -> bytes:
+    """The answer for a key that is known."""
+    if found.fingerprint != record.fingerprint:
+        raise IdempotencyMismatch("the key was used for a request with another body")
+    if found.answer is not None:
+        return found.answer
+    left = found.until - time.time()
+    if left <= 0:
+        raise OutcomeUnknown("the process that began with this key has not told how it ended")
+    raise IdempotencyInFlight(
+        "the first request with this key is being executed",
+        retry_after=max(1, min(LONGEST_WAIT_SECONDS, round(left))),
+    )
+
+
+def _scoped(request: ExecuteRequest) -> str:
+    """The key, for this tenant, extension, user, method and path only."""
+    user = request.user.user_id if request.user else None
+    whose = (request.context.tenant_id, request.context.extension_id, user)
+    return _digest([*whose, request.http.method, request.http.path, request.idempotency_key])
+
+
+def _fingerprint(request: ExecuteRequest) -> str:
+    """What must be the same for a request to be the same."""
+    body = request.http.body
+    hashed = None if body is None else hashlib.sha256(body).hexdigest()
+    return _digest([request.http.query_string, hashed])
+
+
+def _digest(parts: list[str | None]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

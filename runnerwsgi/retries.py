@@ -1,0 +1,230 @@
+"""Whether a failed exchange is tried again, when and how often; and when none is begun."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from .errors import (
+    BackendStarting,
+    BackendUnreachable,
+    IdempotencyInFlight,
+    OutcomeUnknown,
+    Overloaded,
+    RunnerError,
+)
+
+T = TypeVar("T")
+
+# Nothing was executed: the same call may be sent again, whatever it does.
+NOT_EXECUTED = (BackendUnreachable, BackendStarting, Overloaded)
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+# What a service that is hardly used may retry before its calls have earned anything.
+SAVINGS = 10.0
+
+IN_A_ROW = 5
+WINDOW_SECONDS = 10.0
+WINDOW_CALLS = 20
+OPEN_SECONDS = 5.0
+LONGEST_OPEN_SECONDS = 60.0
+
+
+class Breaker:
+    """Sends nothing for a while to a peer that fails, so that its callers hear at once.
+
+    Open for 5 seconds after five failures in a row, or when half of at least twenty exchanges
+    within ten seconds failed; then one exchange tries, and each one that fails doubles the time,
+    to a minute at most. Only what never reached a runner, or got no answer of one, counts.
+
+    Example::
+
+        breaker = Breaker()
+        with breaker.watching():
+            upstream.exchange("GET", "/", timeout=5.0, max_bytes=1000)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._row = 0
+        self._recent: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS)
+        self._until = 0.0
+        self._open_for = 0.0
+        self._trying = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether exchanges are refused now."""
+        return time.monotonic() < self._until
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """One exchange.
+
+        Raises:
+            Overloaded: nothing is sent now; it says when something will be.
+        """
+        is_trial = self._enter()
+        failed: bool | None = None
+        try:
+            yield
+            failed = False
+        except RunnerError as exc:
+            failed = _failed(exc)
+            raise
+        finally:
+            self._leave(failed, is_trial)
+
+    def _enter(self) -> bool:
+        self._forget_parents()
+        with self._lock:
+            left = self._until - time.monotonic()
+            if left > 0 or (self._open_for and self._trying):
+                raise Overloaded(
+                    f"the runner failed {self._row} times in a row: nothing is sent for now",
+                    retry_after=max(1, math.ceil(left)),
+                )
+            self._trying = bool(self._open_for)
+            return self._trying
+
+    def _leave(self, failed: bool | None, is_trial: bool) -> None:
+        with self._lock:
+            if is_trial:
+                self._trying = False
+            if failed is None:
+                return
+            if failed:
+                self._on_failure(is_trial)
+            else:
+                self._on_success(is_trial)
+
+    def _on_success(self, is_trial: bool) -> None:
+        if is_trial:
+            self._reset()
+            return
+        self._row = 0
+        self._recent.append((time.monotonic(), False))
+
+    def _on_failure(self, is_trial: bool) -> None:
+        now = time.monotonic()
+        self._row += 1
+        self._recent.append((now, True))
+        if is_trial or (not self._open_for and self._is_too_much(now)):
+            self._open_for = min(max(OPEN_SECONDS, 2 * self._open_for), LONGEST_OPEN_SECONDS)
+            self._until = now + self._open_for
+
+    def _is_too_much(self, now: float) -> bool:
+        recent = [failed for at, failed in self._recent if now - at < WINDOW_SECONDS]
+        half = len(recent) >= WINDOW_CALLS and 2 * sum(recent) >= len(recent)
+        return self._row >= IN_A_ROW or half
+
+    def _forget_parents(self) -> None:
+        # A trial that was under way in the parent never ends in a forked child.
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.Lock(), os.getpid()
+            self._reset()
+
+
+def _failed(exc: RunnerError) -> bool | None:
+    """Whether *exc* speaks against the peer; None where it says nothing about it."""
+    if isinstance(exc, OutcomeUnknown):
+        return None if exc.final else True
+    if isinstance(exc, BackendUnreachable):
+        return True
+    return None if isinstance(exc, NOT_EXECUTED) else False
+
+
+class Retries:
+    """Tries again what may be tried again, inside the time of one call.
+
+    At most two more tries, after pauses of 0.1 to 2 seconds that chance shortens, and for no more
+    than a fifth of the calls: retries must not be what keeps a runner down.
+
+    Example::
+
+        retries = Retries(breaker=Breaker())
+        retries.run(send, deadline=time.monotonic() + 30, again=lambda: False)
+
+    Args:
+        most: tries after the first.
+        share: retries that a call earns.
+        breaker: sees every try.
+    """
+
+    def __init__(
+        self, *, most: int = 2, share: float = 0.2, breaker: Breaker | None = None
+    ) -> None:
+        self.most = most
+        self.share = share
+        self.breaker = breaker or Breaker()
+        self._saved = SAVINGS
+
+    def run(
+        self,
+        attempt: Callable[[int], T],
+        *,
+        deadline: float,
+        again: Callable[[], bool],
+        on_failure: Callable[[RunnerError, int, float | None], None] = lambda exc, number, pause: (
+            None
+        ),
+    ) -> T:
+        """What *attempt* returns, the first time that it does.
+
+        Args:
+            attempt: makes one try; gets its number, from 0.
+            deadline: a time of ``time.monotonic``; no try begins after it.
+            again: whether a call that may have been executed may be sent once more.
+            on_failure: hears of every failed try: the error, its number, and the seconds until
+                the next one, or None.
+
+        Raises:
+            RunnerError: of the last try; or of an earlier one that may have been executed,
+                where the last one was not.
+        """
+        self._saved = min(SAVINGS, self._saved + self.share)
+        unknown: OutcomeUnknown | None = None
+        for number in range(self.most + 1):
+            try:
+                with self.breaker.watching():
+                    return attempt(number)
+            except (*NOT_EXECUTED, OutcomeUnknown, IdempotencyInFlight) as exc:
+                if isinstance(exc, OutcomeUnknown):
+                    unknown = exc
+                elif isinstance(exc, IdempotencyInFlight) and unknown is None:
+                    raise
+                pause = self._pause(exc, number, deadline, again)
+                on_failure(exc, number, pause)
+                if pause is None:
+                    raise (unknown or exc) from exc.__cause__
+                time.sleep(pause)
+        raise AssertionError("the last try neither returned nor raised")
+
+    def _pause(
+        self, exc: RunnerError, number: int, deadline: float, again: Callable[[], bool]
+    ) -> float | None:
+        """Seconds until the next try; None where there is none."""
+        if number == self.most or self._saved < 1 or self.breaker.is_open:
+            return None
+        if isinstance(exc, Overloaded | BackendStarting) and not exc.soon:
+            return None
+        if isinstance(exc, OutcomeUnknown) and (exc.final or not again()):
+            return None
+        longest = min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS)
+        # Full jitter: callers that failed together do not come back together.
+        pause = random.uniform(0, longest)  # noqa: S311 - no secret hangs on it
+        if time.monotonic() + pause >= deadline:
+            return None
+        self._saved -= 1
+        return pause
