@@ -17,6 +17,7 @@ PACKAGES = {
     "runnerwsgi": ROOT,
     "runnerwsgi_wasm": ROOT / "plugins",
     "runnerwsgi_docker": ROOT / "plugins",
+    "runnerwsgi_knative": ROOT / "plugins",
 }
 DIST_INFO = f"runnerwsgi-{runnerwsgi.__version__}.dist-info"
 
@@ -70,7 +71,11 @@ def test_entry_points(files):
     parser.read_string(files[f"{DIST_INFO}/entry_points.txt"].decode())
     assert {section: dict(parser[section]) for section in parser.sections()} == {
         "console_scripts": {"runnerwsgi": "runnerwsgi.cli:main"},
-        "runnerwsgi": {"wasm": "runnerwsgi_wasm:plugin", "docker": "runnerwsgi_docker:plugin"},
+        "runnerwsgi": {
+            "wasm": "runnerwsgi_wasm:plugin",
+            "docker": "runnerwsgi_docker:plugin",
+            "knative": "runnerwsgi_knative:plugin",
+        },
     }
 
 

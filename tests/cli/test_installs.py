@@ -81,9 +81,9 @@ class TestInstall:
         assert stored(run) == []
 
     def test_a_backend_that_is_missing_is_told_before_anything_is_kept(self, run, hello, tmp_path):
-        said = run("install", "hello", env={"RUNNER_BACKEND": "knative"})
+        said = run("install", "hello", env={"RUNNER_BACKEND": "nosuch"})
         assert said.exit_code == 1
-        assert "RUNNER_BACKEND=knative: no installed plugin has this name" in said.stderr
+        assert "RUNNER_BACKEND=nosuch: no installed plugin has this name" in said.stderr
         assert not (tmp_path / "home/bundles").exists()
         assert "not set" not in said.stderr
 

@@ -1,0 +1,15 @@
+"""`runnerwsgi knative …`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
+
+
+def register(group: click.Group) -> None:
+    """Add the commands to *group*."""
+    commands: tuple[click.Command, ...] = ()
+    for command in commands:
+        group.add_command(command)
