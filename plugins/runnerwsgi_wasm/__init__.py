@@ -72,8 +72,8 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_WASM_HOST_THREADS",
         integer(1, 10_000),
         32,
-        "Threads in which guests' host calls run, those included that hang; one extension gets a "
-        "quarter.",
+        "Host calls that may hang, each in a thread, before more are refused; one extension may "
+        "have a quarter.",
         owner="wasm",
     ),
 )

@@ -22,10 +22,15 @@ class StillRunning(Exception):
 class _Job:
     """One call handed to a worker, and what came of it."""
 
-    __slots__ = ("_context", "_error", "_finished", "_function", "_value", "owner")
+    __slots__ = (
+        *("_context", "_error", "_finished", "_function", "_value"),
+        *("hangs", "is_through", "owner"),
+    )
 
     def __init__(self, owner: str, function: Callable[[], Any]) -> None:
         self.owner = owner
+        self.is_through = False
+        self.hangs = False
         self._function = function
         self._context = contextvars.copy_context()
         self._finished = threading.Event()
@@ -41,9 +46,10 @@ class _Job:
     def publish(self) -> None:
         self._finished.set()
 
-    def result(self, timeout: float) -> Any:
-        if not self._finished.wait(timeout):
-            raise StillRunning(f"after {timeout:.3f} s")
+    def wait(self, timeout: float) -> bool:
+        return self._finished.wait(timeout)
+
+    def result(self) -> Any:
         if self._error:
             raise self._error
         return self._value
@@ -63,8 +69,10 @@ class Workers:
         workers.close()
 
     Args:
-        limit: how many threads there may be; when all of them hang, calls are refused. One
-            owner may hold a quarter of them, so that it hangs its own calls and no others.
+        limit: how many functions may hang, that is, go on although nobody waits for them any
+            more; then calls are refused. One owner may have a quarter of them, so that it hangs
+            its own calls and no others. Functions that are waited for are as many as there are
+            callers.
     """
 
     def __init__(self, limit: int) -> None:
@@ -73,14 +81,15 @@ class Workers:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._share = max(1, limit // 4)
         self._threads = 0
-        self._held: Counter[str] = Counter()
+        self._busy = 0
+        self._hanging: Counter[str] = Counter()
 
     def call(self, owner: str, function: Callable[[], T], timeout: float) -> T:
         """Run *function* in a worker and wait for it, at most *timeout* seconds.
 
         Raises:
             StillRunning: its result will be thrown away.
-            Overloaded: functions that do not end hold every worker, or the owner's share.
+            Overloaded: too many functions hang, or too many of the owner's.
         """
         job = _Job(owner, function)
         if self._take(owner):
@@ -88,33 +97,43 @@ class Workers:
                 target=self._work, name="runnerwsgi-wasm-host-call", daemon=True
             ).start()
         self._jobs.put(job)
-        value: T = job.result(max(0.0, timeout))
+        if not job.wait(max(0.0, timeout)):
+            self._leave(job)
+            raise StillRunning(f"after {timeout:.3f} s")
+        value: T = job.result()
         return value
 
     def _take(self, owner: str) -> bool:
-        """Claim a worker for *owner*; whether it must be started first."""
+        """Claim a worker; whether it must be started first."""
         with self._lock:
-            busy = self._held.total()
-            if self._held[owner] >= self._share:
+            if self._hanging[owner] >= self._share:
                 raise Overloaded(f"{owner}: its {self._share} host-call threads hang")
-            if busy >= self._limit:
+            if self._hanging.total() >= self._limit:
                 raise Overloaded(f"all {self._limit} host-call threads hang")
-            self._held[owner] += 1
-            starts = busy >= self._threads
+            starts = self._busy >= self._threads
+            self._busy += 1
             self._threads += starts
             return starts
 
-    def _give_back(self, owner: str) -> None:
+    def _leave(self, job: _Job) -> None:
         with self._lock:
-            self._held[owner] -= 1
-            if not self._held[owner]:
-                del self._held[owner]
+            if not job.is_through:
+                job.hangs = True
+                self._hanging[job.owner] += 1
+
+    def _give_back(self, job: _Job) -> None:
+        with self._lock:
+            job.is_through = True
+            self._busy -= 1
+            if job.hangs:
+                self._hanging[job.owner] -= 1
+                self._hanging += Counter()  # forgets the owners that have none
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not _END:
             job.run()
             # Free before the caller wakes up, or its next call would start another thread.
-            self._give_back(job.owner)
+            self._give_back(job)
             job.publish()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from runnerwsgi_wasm.workers import StillRunning, Workers
@@ -41,6 +42,14 @@ def test_all_owners_together_hold_no_more_than_there_are(workers, hang):
         fill(workers, owner, hang, 2)
     with pytest.raises(Overloaded, match="all 8 host-call threads hang"):
         workers.call("e", hang, 0.01)
+
+
+def test_functions_that_are_waited_for_are_not_taken_for_hanging_ones(workers):
+    all_there = threading.Barrier(20)
+    with ThreadPoolExecutor(20) as callers:
+        calls = [callers.submit(workers.call, "busy", all_there.wait, 5) for _ in range(20)]
+        assert {call.result() for call in calls} == set(range(20))
+    assert workers.call("busy", lambda: 42, 1) == 42
 
 
 def test_a_thread_that_is_through_is_used_again(workers):
