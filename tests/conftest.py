@@ -5,6 +5,7 @@ import os
 import pytest
 from containers import engine, image, recipe  # noqa: F401 # fixtures
 from far_stores import S3Server
+from peers import certificate, tls, trust  # noqa: F401 # fixtures
 from wheels import ROOT, build_wheel
 
 STRICT = os.environ.get("RUNNER_TEST_STRICT") == "1"

@@ -1,12 +1,14 @@
 """Servers that say exact bytes at exact moments: on TCP, under TLS or on a UNIX socket."""
 
 import socket
+import ssl
 import struct
 import threading
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -174,3 +176,20 @@ def self_signed(folder):
     file = folder / "server.pem"
     file.write_bytes(key.private_bytes(*private) + certificate.public_bytes(Encoding.PEM))
     return file
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def tls(certificate):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
+
+
+@pytest.fixture
+def trust(certificate):
+    return ssl.create_default_context(cafile=certificate)

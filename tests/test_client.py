@@ -21,10 +21,13 @@ from runnerwsgi.errors import (
     BundleUnavailable,
     ConfigurationError,
     DeadlineExceeded,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
     OutcomeUnknown,
     Overloaded,
     TooManyRequests,
 )
+from runnerwsgi.origins import Origin
 from runnerwsgi.protocol import (
     Bundle,
     Callback,
@@ -35,8 +38,10 @@ from runnerwsgi.protocol import (
     User,
     WarmUp,
 )
+from runnerwsgi.retries import Retries
 from runnerwsgi.secrets import Secret
 from runnerwsgi.service_token import ServiceToken
+from runnerwsgi.upstream import Route
 
 TOKEN = "0123456789abcdef" * 3
 HASH = "sha256:" + "a" * 64
@@ -569,3 +574,114 @@ def test_a_runner_that_stays_away_costs_no_more_than_the_calls_time_and_then_not
     with pytest.raises(BackendUnreachable):
         client.execute(call())
     assert time.monotonic() - started < 0.5
+
+
+# Tries
+
+LOST = lambda talk: talk.request()  # noqa: E731 - the connection ends without an answer
+SHARED = http(200, {"status": 201}, MARKED, "X-Runner-Idempotency: shared")
+PROCESS = http(200, {"status": 201}, MARKED, "X-Runner-Idempotency: process")
+
+
+def retrying(url, **more):
+    return client_to(url, route=Route(retries=Retries()), **more)
+
+
+@pytest.mark.parametrize(
+    ("before", "sent"),
+    [
+        pytest.param(None, 1, id="of whom nothing is known"),
+        pytest.param(PROCESS, 1, id="each process of which has its own keys"),
+        pytest.param(SHARED, 2, id="that keeps keys for all its processes"),
+    ],
+)
+def test_a_call_that_may_have_been_executed_is_repeated_on_a_runner(before, sent):
+    scripts = [LOST, always(SHARED)] if before is None else [each(before), LOST, always(SHARED)]
+    with peer(*scripts) as server:
+        client = retrying(server.url)
+        if before:
+            client.execute(call())
+        if sent == 1:
+            with pytest.raises(OutcomeUnknown):
+                client.execute(call())
+        else:
+            assert client.execute(call()).status == 201
+        requests = server.requests[1:] if before else server.requests
+    assert len(requests) == sent
+    keys = {line for sent in requests for line in sent.split(b"\r\n") if b"Idempotency" in line}
+    assert keys == {b"X-Idempotency-Key: acme:demo.notes:7f3a"}
+
+
+def test_a_call_that_changes_nothing_is_repeated_on_any_runner():
+    with peer(LOST, LOST, always(PROCESS)) as server:
+        assert retrying(server.url).execute(call("GET")).status == 201
+        assert server.connections == 3
+
+
+def test_a_try_that_failed_is_a_line_in_the_log(caplog):
+    with caplog.at_level(logging.WARNING), pytest.raises(BackendUnreachable):
+        retrying(f"http://127.0.0.1:{unused_port()}").execute(call())
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split()[0] for line in lines] == ["try_failed"] * 3
+    assert "request_id=r-1" in lines[0]
+    assert "executed=no" in lines[0]
+    assert "tries=3" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (409, "idempotency-in-flight", IdempotencyInFlight),
+        (422, "idempotency-mismatch", IdempotencyMismatch),
+        (504, "outcome-unknown", OutcomeUnknown),
+    ],
+)
+def test_what_the_runner_says_of_a_key_is_final(status, code, error):
+    answer = http(status, {"code": code}, MARKED, "Retry-After: 3")
+    with peer(always(answer)) as server, pytest.raises(error) as caught:
+        retrying(server.url).execute(call())
+    assert len(server.requests) == 1
+    assert getattr(caught.value, "retry_after", 3) == 3
+
+
+@pytest.mark.parametrize(
+    ("up", "name"),
+    [
+        pytest.param(3_600_000, "way", id="a runner that was there"),
+        pytest.param(10, "cold", id="a runner that was started for the call"),
+    ],
+)
+def test_where_the_time_before_a_call_went(up, name):
+    answer = http(200, {"status": 200}, MARKED, f"Server-Timing: call;dur=5.0, up;dur={up}")
+    with peer(lambda talk: (talk.request(), time.sleep(0.1), talk.send(answer))) as server:
+        timings = client_to(server.url).execute(call()).timings
+    assert list(timings) == [name]
+    assert 90 < timings[name] < 5000
+
+
+def test_the_address_the_host_and_the_name_in_tls_are_three_things(tls, trust):
+    with peer(always(ENVELOPE), tls=tls) as server:
+        route = Route(
+            connect_to=Origin("https", "127.0.0.1", server.port),
+            host="runner.apps.test",
+            tls=trust,
+            headers=(("Knative-Serving-Tag", "next"),),
+        )
+        client = client_to("https://localhost:9", route=route)
+        assert client.execute(call()).status == 201
+        assert client.probe().kind == "no-runner"
+    for request in server.requests:
+        assert b"\r\nHost: runner.apps.test\r\n" in request
+        assert b"\r\nKnative-Serving-Tag: next\r\n" in request
+
+
+def test_a_part_of_the_time_is_kept_for_the_runners_own_start():
+    with peer(always(ENVELOPE)) as server:
+        client = client_to(server.url, reserve_ms=1000)
+        client.execute(call(timeout_ms=5000))
+        client.execute(call(timeout_ms=1000))
+    given = [
+        json.loads(sent.partition(b"\r\n\r\n")[2])["limits"]["timeout_ms"]
+        for sent in server.requests
+    ]
+    assert given == [3800, 500]

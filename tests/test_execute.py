@@ -8,7 +8,7 @@ import pytest
 from support import EXTENSION, Recorder, Site
 
 from runnerwsgi import ExecuteResponse, Principal
-from runnerwsgi.errors import CapabilityError
+from runnerwsgi.errors import CapabilityError, IdempotencyInFlight, OutcomeUnknown
 from runnerwsgi.protocol import OUTCOMES, LogLine
 
 
@@ -125,6 +125,30 @@ def test_a_safe_call_without_a_key_has_none(site):
 
 def test_each_unsafe_call_without_a_key_has_one_of_its_own(site):
     assert key_of(site) != key_of(site)
+
+
+@pytest.mark.parametrize("given", ["k-1", None], ids=["the caller's", "one of ours"])
+def test_a_call_of_unknown_outcome_may_be_asked_for_again_with_its_key(site, answering, given):
+    answering(OutcomeUnknown("lost"))
+    headers = {"HTTP_IDEMPOTENCY_KEY": given} if given else {}
+    answer = site.call("POST", **headers)
+    assert (answer.status, answer.code) == (504, "outcome-unknown")
+    sent = site.backend.requests[-1].idempotency_key
+    key = answer.json["idempotency_key"]
+    assert given in (None, key)
+    site.call("POST", HTTP_IDEMPOTENCY_KEY=key)
+    assert site.backend.requests[-1].idempotency_key == sent
+
+
+def test_who_repeats_a_call_that_runs_is_told_and_who_does_not_is_told_that_it_is_unknown(
+    site, answering
+):
+    answering(IdempotencyInFlight("running", retry_after=3))
+    mine = site.call("POST", HTTP_IDEMPOTENCY_KEY="k-1")
+    assert (mine.status, mine.code) == (409, "idempotency-in-flight")
+    assert mine.header("retry-after") == "3"
+    # An ingress sent it twice, and the second one came to a pod that knows of the first.
+    assert site.call("POST").code == "outcome-unknown"
 
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "a\tb", "é"])

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import textwrap
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from peers import OK, always, each, peer, self_signed, unused_port
+from peers import OK, always, each, peer, unused_port
 
 from runnerwsgi.errors import (
     BackendStarting,
@@ -512,23 +511,6 @@ def test_a_unix_socket_is_a_place_like_any_other(tmp_path):
         assert [ask(upstream).body for _ in range(3)] == [b"ok"] * 3
     assert b"\r\nHost: localhost\r\n" in server.requests[0]
     assert server.connections == 1
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    return self_signed(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-def tls(certificate):
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    return context
-
-
-@pytest.fixture
-def trust(certificate):
-    return ssl.create_default_context(cafile=certificate)
 
 
 def test_over_tls_connections_are_kept(tls, trust):
