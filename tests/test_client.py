@@ -667,7 +667,7 @@ def test_the_address_the_host_and_the_name_in_tls_are_three_things(tls, trust):
             tls=trust,
             headers=(("Knative-Serving-Tag", "next"),),
         )
-        client = client_to("https://localhost:9", route=route)
+        client = client_to("https://runner.test:9", route=route)
         assert client.execute(call()).status == 201
         assert client.probe().kind == "no-runner"
     for request in server.requests:
