@@ -19,7 +19,16 @@ from .errors import (
     IdentityUnavailable,
     RunnerError,
 )
-from .protocol import OUTCOMES, Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
+from .protocol import (
+    OUTCOMES,
+    Bundle,
+    ExecuteRequest,
+    ExecuteResponse,
+    Finding,
+    Health,
+    UiAsset,
+    WarmUp,
+)
 from .settings import SETTINGS, Settings, read, warn_of_unknown
 
 if TYPE_CHECKING:
@@ -217,6 +226,13 @@ class Gateway:
                 found[name] = {"error": f"runner_metadata raised {type(exc).__name__}: {exc}"}
         return found
 
+    def findings(self) -> list[Finding]:
+        """What each plugin found when it looked at its own set-up, now; for `doctor`."""
+        if self._successor is not None:
+            return self._successor().findings()
+        looks = _each(self._manager, "runner_findings")
+        return [found for name, look in looks for found in _findings(name, look)]
+
     def ui_url(
         self, extension: str, path: str = "/", environ: WSGIEnvironment | None = None
     ) -> str:
@@ -396,6 +412,22 @@ def _load_plugins(
         except ConfigurationError as exc:
             faults += exc.faults
     return loaded, faults
+
+
+def _findings(name: str, look: Callable[[], Any]) -> list[Finding]:
+    """What the ``runner_findings`` of the plugin *name* gives; a fault of its own is a finding."""
+    try:
+        found = list(look())
+    except Exception as exc:
+        return [_unable(name, f"raised {type(exc).__name__}: {exc}")]
+    if not all(isinstance(one, Finding) for one in found):
+        return [_unable(name, "must return Findings")]
+    return found
+
+
+def _unable(name: str, fault: str) -> Finding:
+    fix = "that is a fault of the plugin: report it where it came from."
+    return Finding("fail", name, f"runner_findings {fault}", fix)
 
 
 def _provided(name: str, provide: Callable[[], Any]) -> Mapping[str, Any]:

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import click
 
     from .access import Principal
     from .installs import Install
-    from .protocol import Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
+    from .protocol import (
+        Bundle,
+        ExecuteRequest,
+        ExecuteResponse,
+        Finding,
+        Health,
+        UiAsset,
+        WarmUp,
+    )
 
 NAME = "runnerwsgi"
 
@@ -132,6 +140,24 @@ def runner_metadata() -> Mapping[str, Any]:
         @hookimpl
         def runner_metadata(self):
             return {"version": "1.2.0", "max_body_bytes": 3_000_000}
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def runner_findings() -> Sequence[Finding]:
+    """Look at what must be right for you to work. Called for `runnerwsgi doctor`.
+
+    Optional. Unlike health it may ask a remote; bound each wait to a few seconds. Whatever is
+    not ``ok`` says what to do about it.
+
+    Example::
+
+        @hookimpl
+        def runner_findings(self):
+            if self.door.is_locked():
+                return [Finding("fail", "door", "it is locked", "set RUNNER_SHED_KEY.")]
+            return [Finding("ok", "door", "it opens")]
     """
     raise NotImplementedError
 

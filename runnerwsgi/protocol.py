@@ -261,3 +261,20 @@ class Health:
 
     status: Literal["ok", "degraded", "unavailable"]
     checks: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `runnerwsgi doctor` looked at.
+
+    Attributes:
+        state: ``ok``; ``warn``, it works but should not stay so; ``fail``, it does not work.
+        what: was looked at, in a word or two.
+        found: how it is, in one line.
+        fix: what to do about it, a sentence; nothing where all is well.
+    """
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    found: str
+    fix: str = ""

@@ -14,7 +14,7 @@ from runnerwsgi import ExecuteRequest, ExecuteResponse, Health, Settings, hookim
 from runnerwsgi.bundles import BundleStore
 from runnerwsgi.errors import BundleUnavailable
 from runnerwsgi.gateway import Gateway
-from runnerwsgi.protocol import Context, HttpRequest, Limits, LogLine, WarmUp
+from runnerwsgi.protocol import Context, Finding, HttpRequest, Limits, LogLine, WarmUp
 from runnerwsgi.testing import BackendContract
 from runnerwsgi.wit import ECHO
 
@@ -125,6 +125,18 @@ class NotJson(Good):
         return {"home": {1, 2}}
 
 
+class Shrugging(Good):
+    @hookimpl
+    def runner_findings(self):
+        return [Finding("warn", "door", "it is locked")]
+
+
+class Chatting(Good):
+    @hookimpl
+    def runner_findings(self):
+        return ["the door is locked"]
+
+
 class Mixing(Good):
     """Keeps the call's body on the plugin object, where another thread overwrites it."""
 
@@ -186,6 +198,10 @@ BAD = [
         "its_hooks_are_marked_and_known", Unmarked(), "above it", id="a hook that is not marked"
     ),
     pytest.param("it_describes_itself_in_json", NotJson(), "JSON", id="metadata that is not JSON"),
+    pytest.param("what_it_finds_comes_with_what_to_do", Shrugging(), "a fix", id="no fix"),
+    pytest.param(
+        "what_it_finds_comes_with_what_to_do", Chatting(), "return Findings", id="a text as finding"
+    ),
     pytest.param("it_executes", answering(status=404), "answered with 404", id="not 200"),
     pytest.param("it_executes", answering(status="200"), "from 200 to 599", id="a text as status"),
     pytest.param("it_executes", answering(status=99), "from 200 to 599", id="an odd status"),

@@ -19,7 +19,7 @@ from runnerwsgi.errors import (
     GuestTrap,
     IdentityUnavailable,
 )
-from runnerwsgi.protocol import Bundle, Context, HttpRequest, Limits, WarmUp
+from runnerwsgi.protocol import Bundle, Context, Finding, HttpRequest, Limits, WarmUp
 
 HASH = "sha256:" + "0" * 64
 REQUEST = ExecuteRequest(Context("t", "e", HASH), HttpRequest("GET", "/"), Limits(1000))
@@ -287,6 +287,43 @@ def test_metadata_is_told_by_plugin():
     plugin = make(runner_metadata=lambda self: {"version": "1"})
     plugin.name = "versioned"
     assert Gateway(Backend(), plugin).metadata() == {"versioned": {"version": "1"}}
+
+
+class TestFindings:
+    GOOD = Finding("ok", "door", "it opens")
+
+    def of(self, *looks):
+        """What is found by a plugin for each function."""
+        plugins = [make(runner_findings=lambda self, look=look: look()) for look in looks]
+        names = ["backend", *(f"plugin-{number}" for number in range(len(plugins)))]
+        with Gateway(Backend(), *plugins, names=names) as gateway:
+            return gateway.findings()
+
+    def test_those_of_every_plugin_are_told(self):
+        bad = Finding("fail", "window", "it is broken", "mend it.")
+        found = self.of(lambda: [self.GOOD], lambda: iter((bad,)), lambda: ())
+        assert sorted(found, key=lambda one: one.what) == [self.GOOD, bad]
+
+    @pytest.mark.parametrize(
+        ("look", "words"),
+        [
+            (lambda: 1 / 0, "raised ZeroDivisionError: division by zero"),
+            (lambda: ["all is well"], "must return Findings"),
+            (lambda: None, "raised TypeError"),
+        ],
+        ids=["one that raises", "one that gives texts", "one that gives nothing"],
+    )
+    def test_a_plugin_that_cannot_look_hides_no_other(self, look, words):
+        broken, good = sorted(self.of(look, lambda: [self.GOOD]), key=lambda one: one.state)
+        assert (broken.state, broken.what, good) == ("fail", "plugin-0", self.GOOD)
+        assert words in broken.found
+
+    def test_they_are_those_of_the_gateway_in_use(self):
+        good = self.GOOD
+        current = Gateway(Backend(), make(runner_findings=lambda self: [good]))
+        old = Gateway(Backend())
+        old.hand_over(lambda: current)
+        assert old.findings() == [self.GOOD]
 
 
 def test_closing_twice_closes_once():

@@ -88,6 +88,7 @@ HOOKS = {
     "runner_authorize": "(principal, install, method, path)",
     "runner_capabilities": "()",
     "runner_metadata": "()",
+    "runner_findings": "()",
     "runner_register_commands": "(group)",
     "runner_close": "()",
 }

@@ -20,7 +20,7 @@ import click
 from runnerwsgi import discovery
 from runnerwsgi.errors import RunnerError
 from runnerwsgi.gateway import Gateway
-from runnerwsgi.protocol import Bundle
+from runnerwsgi.protocol import Bundle, Finding
 from runnerwsgi.settings import SETTINGS, Settings, warn_of_unknown
 from runnerwsgi.stores import open_store
 
@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     from runnerwsgi.stores import Store
 
 LOW_DISK = 500 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at: how it is, what was found, and what to do about it."""
-
-    state: Literal["ok", "warn", "fail"]
-    what: str
-    found: str
-    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +117,7 @@ def _environment() -> Iterator[Finding]:
 
 
 def backend(asked: Asked) -> Iterator[Finding]:
-    """The backend loads, and says how it is."""
+    """The backend loads, and says how it is; every plugin says what it found."""
     with Gateway.load(asked.settings, os.environ) as gateway:
         health = gateway.health()
         states: dict[str, Literal["ok", "warn", "fail"]] = {
@@ -142,6 +132,7 @@ def backend(asked: Asked) -> Iterator[Finding]:
         for about in gateway.metadata().values():
             if cache := about.get("cache_dir"):
                 yield _cache(Path(str(cache)))
+        yield from gateway.findings()
 
 
 def _cache(folder: Path) -> Finding:

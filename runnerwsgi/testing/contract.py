@@ -132,6 +132,15 @@ class BackendContract:
         except (TypeError, ValueError) as exc:
             pytest.fail(f"runner_metadata must return a mapping of JSON values; {exc}.")
 
+    def test_what_it_finds_comes_with_what_to_do(self, gateway: Gateway) -> None:
+        """``runner_findings``, where there is one, gives Findings; what is wrong says a fix."""
+        for found in gateway.findings():
+            assert not found.found.startswith("runner_findings "), found.found
+            assert found.fix or found.state == "ok", (
+                f"`doctor` says {found.what}: {found.found}, and not what to do about it. "
+                "Give the Finding a fix."
+            )
+
     # Execute
 
     def test_it_executes(self, gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 PLUGINS = '''
 import click
 from runnerwsgi import Health, hookimpl
+from runnerwsgi.protocol import Finding
 
 
 class Greeter:
@@ -24,6 +25,13 @@ class Dead:
     @hookimpl
     def runner_health(self):
         return Health("unavailable", {"engine": "gone"})
+
+    @hookimpl
+    def runner_findings(self):
+        return [
+            Finding("ok", "oil", "full"),
+            Finding("fail", "engine", "gone", "buy an engine."),
+        ]
 
 
 def greeter(env):

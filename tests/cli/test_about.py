@@ -178,6 +178,14 @@ class TestDoctor:
         assert any(words in one["found"] + one["fix"] for one in found)
         assert all(one["fix"] for one in found if one["state"] != "ok")
 
+    def test_what_the_backend_finds_is_told_as_well(self, run, site, port):
+        said = run("doctor", "--port", port, env={"RUNNER_BACKEND": "dead"})
+        assert said.exit_code == 1
+        lines = [line.split() for line in said.stdout.splitlines()]
+        assert ["ok", "oil", "full"] in lines
+        gone = lines.index(["fail", "engine", "gone"])
+        assert lines[gone + 1] == ["→", "buy", "an", "engine."]
+
     def test_a_bundle_that_is_gone(self, run, installed, port):
         home = Settings.from_env(os.environ).home
         (bundle,) = (home / "bundles/sha256").iterdir()
