@@ -1,6 +1,7 @@
 """One origin: ours under two mounts, the application's everywhere else."""
 
 import json
+from contextlib import closing
 
 import pytest
 from support import EXTENSION, FILES, Recorder, Site, host_app, make_environ, send
@@ -70,9 +71,10 @@ def test_without_identify_every_handler_call_is_401(tmp_path):
             host_app, site.gateway, installs=site.installs, settings=site.settings
         )
         path = f"/api/ext/{EXTENSION}/hello"
-        answer = send(app, make_environ(path=path, HTTP_X_TENANT="t1"))
-        assert (answer.status, answer.code) == (401, "unauthenticated")
-        assert send(app, make_environ(path=site.ui + "index.html")).status == 200
+        with closing(app):
+            answer = send(app, make_environ(path=path, HTTP_X_TENANT="t1"))
+            assert (answer.status, answer.code) == (401, "unauthenticated")
+            assert send(app, make_environ(path=site.ui + "index.html")).status == 200
     assert not site.backend.requests
 
 
