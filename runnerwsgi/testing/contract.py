@@ -340,7 +340,7 @@ def _hook_names(backend: object) -> list[str]:
 def _answer(gateway: Gateway, request: ExecuteRequest) -> ExecuteResponse:
     """What comes out of a gateway, which has looked at the types of it."""
     try:
-        response = gateway.execute(request)
+        response = gateway.execute(_of_its_own(request))
     except BadRunnerResponse as exc:
         pytest.fail(f"{exc}. See runnerwsgi.protocol.ExecuteResponse for what belongs there.")
     check_response(response)
@@ -350,7 +350,7 @@ def _answer(gateway: Gateway, request: ExecuteRequest) -> ExecuteResponse:
 def execute_hook(backend: Any, request: ExecuteRequest) -> ExecuteResponse | RunnerError:
     """Call the hook itself: a gateway would turn a foreign exception into one of ours."""
     try:
-        answer = backend.runner_execute(request=request)
+        answer = backend.runner_execute(request=_of_its_own(request))
     except RunnerError as error:
         return error
     except Exception as exc:
@@ -371,6 +371,13 @@ def _foreign(hook: str, exc: Exception) -> str:
 def limited(request: ExecuteRequest, timeout_ms: int) -> ExecuteRequest:
     """*request* with another time limit."""
     return replace(request, limits=replace(request.limits, timeout_ms=timeout_ms))
+
+
+def _of_its_own(request: ExecuteRequest) -> ExecuteRequest:
+    """*request* as a call that nobody made before: a key used twice is not executed twice."""
+    if request.idempotency_key is None:
+        return request
+    return replace(request, idempotency_key=uuid.uuid4().hex)
 
 
 def _unknown(request: ExecuteRequest) -> ExecuteRequest:
