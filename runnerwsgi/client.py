@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
 
 from . import paths, wire
 from .errors import (
@@ -621,6 +622,11 @@ def parse_base(base: str, variable: str, peer: str = "a runner") -> tuple[Origin
         raise ConfigurationError(
             f"{variable}: {peer} cannot be at {parsed.origin}{prefix.partition('?')[0]}: use an "
             "address without a query that is neither link-local nor multicast."
+        )
+    if paths.has_dot_segment(unquote(prefix)):
+        # Whoever is on the way may take them out, and the path with them.
+        raise ConfigurationError(
+            f"{variable}: the path {prefix} has a dot segment: write it without."
         )
     return parsed.origin, prefix
 

@@ -68,12 +68,13 @@ def decode(path_info: str) -> str:
         raise UriTooLong(f"the path has {len(raw)} bytes")
     if _CUTTING.search(text) or _CONTROL.search(text):
         raise BadPath("the path has a backslash, a `?`, a `#` or a control character")
-    if _ENCODED_TWICE.search(text) or _has_dot_segment(text):
+    if _ENCODED_TWICE.search(text) or has_dot_segment(text):
         raise BadPath("the path has a dot segment, or is encoded twice")
     return text
 
 
-def _has_dot_segment(text: str) -> bool:
+def has_dot_segment(text: str) -> bool:
+    """Whether a part of the path is ``.`` or ``..``: it is another path to whoever follows it."""
     return "." in text and any(part.partition(";")[0] in (".", "..") for part in text.split("/"))
 
 

@@ -342,6 +342,8 @@ def test_a_token_is_not_sent_in_the_clear_over_public_networks(base, fine):
         "http://user:secret@127.0.0.1",
         "http://127.0.0.1/#a",
         "http://127.0.0.1/?a=b",
+        "http://127.0.0.1/a/../b",
+        "http://127.0.0.1/%2e%2e",
         "http://0.0.0.0:8085",
         "http://169.254.169.254",
         "http://[::ffff:169.254.169.254]",
