@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
-import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
@@ -33,6 +30,7 @@ from .errors import (
     StorageError,
     TooManyRequests,
 )
+from .latest import Latest
 from .logs import emit
 from .origins import Origin, inner_kind, parse_http_url
 from .protocol import (
@@ -58,7 +56,6 @@ MARGIN_MS = 200
 ENVELOPE_ROOM = 1 << 20
 MAX_STATE_BYTES = 256 * 1024
 PROBE_SECONDS = 2.0
-STATE_SECONDS = 5.0
 PAUSE_SECONDS = 0.1
 READINESS = "/health/readiness"
 ALGA_TICK_MS = 10
@@ -189,7 +186,8 @@ class RunnerClient:
         self._upstream = Upstream(self.origin, idle=idle, route=route, greeting=greeting)
         # Apart from the calls': a look at a runner must not be greeted first.
         self._watch = Upstream(self.origin, idle=1, route=route)
-        self._latest = _Latest(self.probe)
+        lost = RunnerState("silent", "the look at the runner failed")
+        self._latest = Latest(self.probe, lost=lost)
         self._patience = patience
         self._answered_at = -math.inf
         self._reserve_ms = reserve_ms
@@ -324,7 +322,7 @@ class RunnerClient:
         Args:
             wait: seconds to wait where nothing is known yet.
         """
-        return self._latest.get(wait)
+        return self._latest.get(wait) or RunnerState("silent", "no answer yet")
 
     def probe(self, timeout: float = PROBE_SECONDS) -> RunnerState:
         """Look now (protocol §1, ``/healthz``)."""
@@ -401,56 +399,6 @@ class RunnerClient:
         if MARKER in answer.headers:
             _check_ours(answer)
         raise BadRunnerResponse(f"the runner answered {answer.status} to the call")
-
-
-class _Latest:
-    """The last known state, renewed in the background by whoever asks and finds it old."""
-
-    def __init__(self, look: Callable[[], RunnerState]) -> None:
-        self._look = look
-        self._pid = os.getpid()
-        self._state: RunnerState | None = None
-        self._at = 0.0
-        self._condition = threading.Condition()
-        self._looking = False
-
-    def get(self, wait: float) -> RunnerState:
-        self._forget_parents()
-        with self._condition:
-            if self._state is None or time.monotonic() - self._at > STATE_SECONDS:
-                self._renew()
-            if self._state is None:
-                self._condition.wait_for(lambda: self._state is not None, wait)
-            return self._state or RunnerState("silent", "no answer yet")
-
-    def told(self, state: RunnerState) -> None:
-        """A call has found something out."""
-        self._forget_parents()
-        with self._condition:
-            self._state, self._at = state, time.monotonic()
-
-    def _forget_parents(self) -> None:
-        # A look that was under way in the parent never ends in a forked child.
-        if self._pid != os.getpid():
-            self._condition, self._looking = threading.Condition(), False
-            self._pid = os.getpid()
-
-    def _renew(self) -> None:
-        if self._looking:
-            return
-        with suppress(RuntimeError):  # no thread is left: who asks next tries again
-            threading.Thread(target=self._run, name="runnerwsgi-health", daemon=True).start()
-            self._looking = True
-
-    def _run(self) -> None:
-        state = RunnerState("silent", "the look at the runner failed")
-        try:
-            state = self._look()
-        finally:
-            with self._condition:
-                self._looking = False
-                self._state, self._at = state, time.monotonic()
-                self._condition.notify_all()
 
 
 _UNREACHABLE: Mapping[str, Kind] = {

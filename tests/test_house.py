@@ -37,6 +37,7 @@ FLOORS = (
             "lookup",
             "upstream",
             "retries",
+            "latest",
             "client",
             "idempotency",
             "assets",
@@ -58,7 +59,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # What a plugin may import beside the names of `runnerwsgi` itself: documented for third parties.
 FOR_PLUGINS = {
     *("errors", "protocol", "hookspecs", "settings", "bundles", "capabilities"),
-    *("client", "upstream", "retries", "origins", "service_token", "stores"),
+    *("client", "upstream", "retries", "latest", "origins", "service_token", "stores"),
     *("cli.command", "cli.output"),
 }
 
