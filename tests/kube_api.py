@@ -227,7 +227,7 @@ class KubeApi:
         if request.method != "GET":
             text = "the server does not allow this method on the requested resource"
             return 405, {}, failure(405, "MethodNotAllowed", text)
-        if known := self._discovery(request.path):
+        if known := self._discovery(request.path.rstrip("/")):
             return 200, {}, known
         if parts[:3] == ["api", "v1", "namespaces"] and len(parts) == 4:
             return (
@@ -432,6 +432,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _TlsServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address, api, context):
         self.api = api

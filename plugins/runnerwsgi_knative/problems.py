@@ -1,0 +1,39 @@
+"""The ways in which the Kubernetes API does not answer what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from runnerwsgi.errors import UpstreamError
+
+Kind = Literal["unreachable", "unauthorized", "forbidden", "absent", "not-installed", "busy"]
+
+# What to do about each.
+ADVICE: Mapping[Kind, str] = {
+    "unreachable": "See whether `kubectl get --raw /version` answers from here.",
+    "unauthorized": "See whether `kubectl auth whoami` knows you; sign in again.",
+    "forbidden": "`runnerwsgi knative manifest` writes the Role that allows it.",
+    "absent": "`kubectl get ksvc --all-namespaces` lists what is there.",
+    "not-installed": "See whether this is the right cluster, and Knative Serving is installed.",
+    "busy": "It is asked again later.",
+}
+
+
+class ClusterError(UpstreamError):
+    """The Kubernetes API did not give what it was asked for.
+
+    Only ``absent`` and ``not-installed`` say something of the service; all others say that nobody
+    knows.
+
+    Attributes:
+        kind: ``unreachable`` (no answer, or not one of Kubernetes), ``unauthorized`` (no valid
+            credentials), ``forbidden`` (a Role is missing), ``absent`` (no such object),
+            ``not-installed`` (no Knative in the cluster) or ``busy``.
+        retry_after: seconds that it asks to be left alone; None where it asks for nothing.
+    """
+
+    def __init__(self, kind: Kind, found: str, *, retry_after: float | None = None) -> None:
+        super().__init__(f"{found} {ADVICE[kind]}")
+        self.kind = kind
+        self.retry_after = retry_after
