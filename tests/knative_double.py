@@ -35,7 +35,7 @@ and gives a `Double`:
 - `scale(n)`: that many pods, ready or gone when it returns; `drain(pod)` ends one gently;
   `pods[n].kill()` kills the runner, and its queue-proxy stays; `pods[n].restart()` is a new
   container in the pod; `kill_pods()` is for all. One that is killed stays in the path, as it
-  does until Kubernetes has looked.
+  does until Kubernetes has looked. `pods[n].freeze()` and `.thaw()`: a container that hangs.
 - `hold`: while True no pod becomes ready. `activator.revision`: the name of the one it knows;
   another name than runner-00001, and the ingress asks for one that is gone.
 
@@ -512,10 +512,17 @@ class Pod:
         self.is_ready = _status(self.url, 0.5, **probe) == 200
         return self.is_ready
 
+    def freeze(self):
+        """Have the container do nothing more, with its port open, until it is thawed."""
+        self.runner.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        """Have it go on."""
+        self.runner.process.send_signal(signal.SIGCONT)
+
     def kill(self):
         """Kill the container; the queue-proxy stays, and finds nobody."""
-        with suppress(ProcessLookupError):
-            os.kill(self.runner.process.pid, signal.SIGKILL)
+        self.runner.process.kill()
         self._stop_container()
 
     def restart(self):
@@ -537,6 +544,8 @@ class Pod:
         return [*self.log, *getattr(self.runner, "logged", [])]
 
     def _stop_container(self):
+        if hasattr(self.runner, "process"):
+            self.thaw()
         self._container.close()
         self.log += getattr(self.runner, "logged", [])
         self.runner = None

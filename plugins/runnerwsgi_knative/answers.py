@@ -15,7 +15,7 @@ from runnerwsgi.errors import (
     BackendStarting,
     BackendUnreachable,
     BadRunnerResponse,
-    HeaderTooLarge,
+    BodyTooLarge,
     OutcomeUnknown,
     Overloaded,
     RunnerError,
@@ -56,8 +56,8 @@ def wrong(text: str) -> RunnerError:
 
 
 def too_large(text: str) -> RunnerError:
-    """Headers that somebody on the way refuses."""
-    return HeaderTooLarge(text)
+    """A body that somebody on the way refuses: the caller's, in an envelope."""
+    return BodyTooLarge(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ ROWS: tuple[Row, ...] = (
     Row(200, _text(r"(?:queue|activator)\s*"), f"a probe was answered: {_PROBE_ADVICE}", wrong),
     Row(
         200,
-        _text(r".*(?<![A-Za-z])(?:activator )?request timeout\s*"),
+        _text(r".*(?P<said>request timeout)\s*"),
         "timeoutSeconds was over in the middle of the answer",
         unknown,
     ),
@@ -133,8 +133,10 @@ ROWS: tuple[Row, ...] = (
         "the activator knows no such revision: the route is being changed",
         unreachable,
     ),
+    Row(413, None, "something before the runner takes no body of this size", too_large),
     Row(429, None, "something before the runner limits the rate", overloaded),
-    Row(431, None, "the headers are too large for what stands before the runner", too_large),
+    # A caller's own headers travel in the body: these are the gateway's.
+    Row(431, None, "the headers are too large for what stands before the runner", wrong),
     Row(403, None, "something before the runner refuses the gateway", wrong),
     Row(500, _EMPTY, "the activator failed before it passed the call on", unreachable),
     Row(500, None, "something before the runner failed", unknown),
@@ -176,7 +178,7 @@ def read(answer: Answer) -> RunnerError | None:
     text = shown.decode("utf-8", "replace")
     for row in _ROWS.get(answer.status, ()):
         if _fits(row, answer, text):
-            return row.build(f"{row.who} ({answer.status}{_quoted(text)})")
+            return row.build(f"{row.who} ({answer.status}{_quoted(_said(row, text))})")
     if answer.status == 200 and not answer.body.lstrip().startswith(b"{"):
         return wrong(f"something else than a runner answers there (200{_quoted(text)})")
     return None
@@ -186,6 +188,12 @@ def _fits(row: Row, answer: Answer, text: str) -> bool:
     if row.from_ingress and "x-envoy-upstream-service-time" in answer.headers:
         return False
     return row.text is None or row.text.fullmatch(text) is not None
+
+
+def _said(row: Row, text: str) -> str:
+    """What the platform said; before it may stand what an extension answered to somebody."""
+    found = row.text.fullmatch(text) if row.text else None
+    return (found and found.groupdict().get("said")) or text
 
 
 def _quoted(text: str) -> str:
