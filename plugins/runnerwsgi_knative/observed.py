@@ -1,0 +1,84 @@
+"""What the status of Knative's objects says: conditions, and who gets the traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# A Service or a Revision, as the Kubernetes API has it.
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One line of ``status.conditions``; its status is True, False or Unknown."""
+
+    type: str
+    status: str = "Unknown"
+    reason: str = ""
+    message: str = ""
+    since: str = ""
+
+    def __str__(self) -> str:
+        told = ": ".join(filter(None, (self.reason, " ".join(self.message.split())[:200])))
+        return f"{self.type} {self.status}" + (f" ({told})" if told else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A revision that gets a share of the traffic, or what is sent to a tag."""
+
+    revision: str
+    percent: int | None = None
+    tag: str | None = None
+    url: str | None = None
+
+
+def part(item: Object, *names: str) -> Object:
+    """A part of an object; empty where the API has left it out."""
+    for name in names:
+        item = item.get(name) or {}
+    return item
+
+
+def conditions(item: Object) -> tuple[Condition, ...]:
+    """Every condition of an object."""
+    return tuple(
+        Condition(
+            one.get("type", ""),
+            one.get("status", "Unknown"),
+            one.get("reason", ""),
+            one.get("message", ""),
+            one.get("lastTransitionTime", ""),
+        )
+        for one in part(item, "status").get("conditions") or ()
+    )
+
+
+def condition(item: Object, name: str) -> Condition:
+    """The condition *name*; one that is missing is Unknown."""
+    return next((one for one in conditions(item) if one.type == name), Condition(name))
+
+
+def is_behind(service: Object) -> bool:
+    """Whether the status is that of an earlier spec."""
+    generation = part(service, "metadata").get("generation")
+    return bool(part(service, "status").get("observedGeneration") != generation)
+
+
+def traffic(service: Object) -> tuple[Target, ...]:
+    """Every target, also those that only a tag leads to."""
+    return tuple(
+        Target(one.get("revisionName", ""), one.get("percent"), one.get("tag"), one.get("url"))
+        for one in part(service, "status").get("traffic") or ()
+    )
+
+
+def targets(service: Object, tag: str | None = None) -> tuple[Target, ...]:
+    """Who gets calls: the targets of *tag*, or everybody who has a share."""
+    return tuple(
+        one
+        for one in traffic(service)
+        if one.revision and (one.tag == tag if tag else (one.percent or 0) > 0)
+    )
