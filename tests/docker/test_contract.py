@@ -3,31 +3,15 @@
 import pytest
 import runnerwsgi_docker
 from containers import container
+from echoes import Echoes, guests_in
 from servers import runner
-from support import pack_files
-from wasm.rig import guest
-from wasmtime import wat2wasm
 
-from runnerwsgi import ExecuteRequest
-from runnerwsgi.bundles import BundleStore
-from runnerwsgi.protocol import Context, HttpRequest, Limits
 from runnerwsgi.testing import BackendContract, RemoteBackendContract
-from runnerwsgi.wit import ECHO
-
-TENANT, EXTENSION = "acme", "demo.echo"
-MANIFEST = b'{"name":"demo.echo","version":"1.0.0"}'
-GUESTS = {"echo": ECHO.read_text("utf-8"), "endless": guest("(loop $l (br $l)) unreachable")}
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """A store with a bundle of each guest, and their content hashes by name."""
-    store = BundleStore(tmp_path_factory.mktemp("home") / "bundles")
-    hashes = {}
-    for name, text in GUESTS.items():
-        files = {"manifest.json": MANIFEST, "dist/main.wasm": bytes(wat2wasm(text))}
-        hashes[name] = store.add(pack_files(tmp_path_factory.mktemp(name), files)).content_hash
-    return store.root, hashes
+    return guests_in(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +30,10 @@ def contained(engine, image, bundles):
         yield started.url
 
 
-class Echoes:
-    """What the kit asks its authors for."""
-
+class OfDocker(Echoes):
     @pytest.fixture(autouse=True)
-    def _place(self, bundles, address, tmp_path):
-        self.hashes, self.address, self.home = bundles[1], address, tmp_path
+    def _there(self, address):
+        self.address = address
 
     def make_backend(self):
         return self.make_backend_at(self.address)
@@ -60,27 +42,14 @@ class Echoes:
         env = {"RUNNER_HOME": str(self.home), "RUNNER_DOCKER_HOST": base}
         return runnerwsgi_docker.plugin(env)
 
-    def call(self, name="echo", body=None):
-        context = Context(TENANT, EXTENSION, self.hashes[name], "r-1", "i-1", "1.0.0")
-        return ExecuteRequest(context, HttpRequest("POST", "/", "a=1", body=body), Limits(10_000))
 
-    def sample_request(self):
-        return self.call()
-
-    def echo_request(self, body):
-        return self.call(body=body)
-
-    def endless_request(self):
-        return self.call("endless")
-
-
-class TestOverAProcess(Echoes, RemoteBackendContract):
+class TestOverAProcess(OfDocker, RemoteBackendContract):
     @pytest.fixture
     def address(self, process):
         return process
 
 
-class TestOverAContainer(Echoes, BackendContract):
+class TestOverAContainer(OfDocker, BackendContract):
     @pytest.fixture
     def address(self, contained):
         return contained
