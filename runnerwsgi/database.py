@@ -56,13 +56,22 @@ ADVICE: tuple[tuple[str, str], ...] = (
     ("readonly", "make the file and its folder writable for the user that runs the gateway."),
     ("read-only", "make it writable for the user that runs the gateway."),
     ("unable to open", "check that its folder exists and that the gateway's user may write there."),
-    ("not a database", "RUNNER_DATABASE_URL names a file that something else wrote."),
+    ("not a database", "{setting} names a file that something else wrote."),
     ("malformed", "the file is damaged: restore it from a backup."),
     ("locked", "another process holds it for longer than 5 seconds: find and stop that one."),
-    ("could not connect", "check that the server runs, and RUNNER_DATABASE_URL."),
-    ("connection refused", "check that the server runs, and RUNNER_DATABASE_URL."),
+    ("could not connect", "check that the server runs, and {setting}."),
+    ("connection failed", "check that the server runs, and {setting}."),
+    ("connection refused", "check that the server runs, and {setting}."),
+    ("timeout expired", "check that the server runs and answers, and {setting}."),
+    ("permission denied", "give its user the right to make, read and write tables there."),
 )
-OTHER_ADVICE = "check RUNNER_DATABASE_URL and the database's own log."
+OTHER_ADVICE = "check {setting} and the database's own log."
+# A server that does not answer must not hold a caller for the minutes that TCP would wait.
+CONNECT_SECONDS = 5
+LOST_MS = 10_000
+
+# What pip installs to bring a driver, where that is an extra of ours.
+EXTRAS: Mapping[str, str] = {"psycopg": "'runnerwsgi[postgres]'"}
 
 _WRITES = "runnerwsgi_writes"
 
@@ -78,13 +87,25 @@ class Database:
         with database.connect() as connection:    # one that reads
             connection.execute(sa.select(table)).all()
 
-    Tables of :data:`metadata` are made when they are first needed. Every failure of the
-    database leaves as a ``StorageError`` that says which database, what was found and
-    what to do; a URL's password is never shown.
+    Its tables are made when they are first needed. Every failure of the database leaves as a
+    ``StorageError`` that says which database, what was found and what to do; a URL's password
+    is never shown.
+
+    Args:
+        url: SQLAlchemy's, of SQLite or PostgreSQL.
+        tables: what is kept there; those of installs and storage by default.
+        setting: where the URL came from, for messages.
+
+    Raises:
+        ConfigurationError: the URL is none.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = _parse(url)
+    def __init__(
+        self, url: str, *, tables: sa.MetaData = metadata, setting: str = "RUNNER_DATABASE_URL"
+    ) -> None:
+        self.setting = setting
+        self._metadata = tables
+        self.url = _parse(url, setting)
         self._engine: Engine | None = None
         self._tables = 0
         self._lock = threading.Lock()
@@ -154,11 +175,11 @@ class Database:
             engine.dispose()
 
     def _open(self) -> Engine:
-        if self._engine is None or self._tables != len(metadata.tables):
+        if self._engine is None or self._tables != len(self._metadata.tables):
             with self._lock:
-                self._engine = self._engine or _make_engine(self.url)
-                tables = len(metadata.tables)
-                _create_tables(self._engine)
+                self._engine = self._engine or _make_engine(self.url, self.setting)
+                tables = len(self._metadata.tables)
+                _create_tables(self._engine, self._metadata)
                 self._tables = tables
         return self._engine
 
@@ -169,7 +190,8 @@ class Database:
         except SQLAlchemyError as exc:
             reason = _reason(exc)
             raise StorageError(
-                f"The database {self.where} cannot be {done}: {reason}: {_advice(reason)}"
+                f"The database {self.where} cannot be {done}: {reason}: "
+                f"{_advice(reason).format(setting=self.setting)}"
             ) from exc
 
     def _before_fork(self) -> None:
@@ -221,20 +243,23 @@ def advance(connection: Connection, name: str) -> int:
     return number or 1
 
 
-def _parse(url: str) -> URL:
+def _parse(url: str, setting: str) -> URL:
     try:
         parsed = make_url(url)
+        if parsed.drivername in ("postgres", "postgresql"):
+            # As other programs write it; the driver is the one of our extra.
+            parsed = parsed.set(drivername="postgresql+psycopg")
         parsed.get_dialect()
     except (ArgumentError, NoSuchModuleError, ValueError) as exc:
         # Not quoted: what cannot be parsed may still hold a password.
         raise ConfigurationError(
-            "RUNNER_DATABASE_URL is not a database URL that SQLAlchemy knows: write it as "
-            "sqlite:////absolute/path.db or postgresql+psycopg://user:password@host/name."
+            f"{setting} is not a database URL that SQLAlchemy knows: write it as "
+            "sqlite:////absolute/path.db or postgresql://user:password@host/name."
         ) from exc
     if _is_sqlite(parsed) and _path(parsed) is None:
         raise ConfigurationError(
-            "RUNNER_DATABASE_URL names no file. In memory each process would have a database of "
-            "its own: write sqlite:////absolute/path.db."
+            f"{setting} names no file. In memory each process would have a database of its own: "
+            "write sqlite:////absolute/path.db."
         )
     return parsed
 
@@ -248,27 +273,45 @@ def _path(url: URL) -> Path | None:
     return None if not named or named == ":memory:" or named.startswith("file:") else Path(named)
 
 
-def _make_engine(url: URL) -> Engine:
+def _make_engine(url: URL, setting: str) -> Engine:
     if not _is_sqlite(url):
-        return _driver(url)
-    _create_file(url)
-    engine = _driver(url)
+        return _driver(url, setting)
+    _create_file(url, setting)
+    engine = _driver(url, setting)
     sa.event.listen(engine, "connect", _on_connect)
     sa.event.listen(engine, "begin", _on_begin)
     return engine
 
 
-def _driver(url: URL) -> Engine:
+def _driver(url: URL, setting: str) -> Engine:
     try:
-        return sa.create_engine(url, pool_pre_ping=not _is_sqlite(url))
+        if _is_sqlite(url):
+            return sa.create_engine(url)
+        return sa.create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_timeout=CONNECT_SECONDS,
+            connect_args=_patience(url),
+        )
     except ImportError as exc:
+        # Not always the module's own name: psycopg fails where it finds no libpq.
+        driver = exc.name or url.get_driver_name()
+        what = EXTRAS.get(driver, driver)
         raise ConfigurationError(
-            f"RUNNER_DATABASE_URL needs the driver {exc.name}, which is not installed: "
-            f"python -m pip install {exc.name}"
+            f"{setting} needs the driver {driver}, which is not installed: "
+            f"python -m pip install {what}"
         ) from exc
 
 
-def _create_file(url: URL) -> None:
+def _patience(url: URL) -> dict[str, Any]:
+    """How long the driver waits, where the URL does not say it (libpq's words)."""
+    if url.get_driver_name() not in ("psycopg", "psycopg2"):
+        return {}
+    waits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": LOST_MS}
+    return {name: value for name, value in waits.items() if name not in url.query}
+
+
+def _create_file(url: URL, setting: str) -> None:
     """Make the file with mode 0600 before SQLite does; its WAL files inherit the mode."""
     path = _path(url)
     assert path is not None
@@ -279,7 +322,7 @@ def _create_file(url: URL) -> None:
     except OSError as exc:
         raise StorageError(
             f"The database file {path} cannot be made: {exc.strerror}. Make its folder writable "
-            "for the user that runs the gateway, or set RUNNER_HOME or RUNNER_DATABASE_URL."
+            f"for the user that runs the gateway, or set RUNNER_HOME or {setting}."
         ) from exc
 
 
@@ -295,14 +338,14 @@ def _on_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _create_tables(engine: Engine) -> None:
+def _create_tables(engine: Engine, tables: sa.MetaData) -> None:
     """Make what is missing; processes that start together may race, so a failure looks again."""
     for last in (False, True):
-        if not _missing(engine):
+        if not _missing(engine, tables):
             return
         try:
             with engine.connect().execution_options(**{_WRITES: True}) as connection:
-                _create_all(connection)
+                _create_all(connection, tables)
                 connection.commit()
             return
         except DBAPIError:
@@ -310,13 +353,13 @@ def _create_tables(engine: Engine) -> None:
                 raise
 
 
-def _missing(engine: Engine) -> bool:
+def _missing(engine: Engine, tables: sa.MetaData) -> bool:
     present = set(sa.inspect(engine).get_table_names())
-    return any(name not in present for name in metadata.tables)
+    return any(name not in present for name in tables.tables)
 
 
-def _create_all(connection: Connection) -> None:
-    for table in metadata.sorted_tables:
+def _create_all(connection: Connection, tables: sa.MetaData) -> None:
+    for table in tables.sorted_tables:
         connection.execute(CreateTable(table, if_not_exists=True))
         for index in table.indexes:
             connection.execute(CreateIndex(index, if_not_exists=True))

@@ -20,6 +20,7 @@ from .assets import Asset, Assets
 from .bulkhead import Bulkhead
 from .capabilities.remote import AskingBack
 from .errors import (
+    BackendUnreachable,
     BadHeader,
     BadRequest,
     BodyTooLarge,
@@ -187,20 +188,30 @@ class RunnerServer:
         started = time.monotonic()
         allowed_ms = _deadline_ms(environ)
         request = self._parse(environ, request_id)
-        envelope = self.once.run(request, lambda: self._execute(request, allowed_ms, started))
+        # A call that finds no slot costs the store of keys nothing, and no store that hangs holds
+        # the threads that are kept for health.
+        with self.bulkhead.slot(request.context.extension_id):
+            envelope = self._run(request, started, started + allowed_ms / 1000)
         response = _envelope(envelope)
         now = time.monotonic()
         times = f"call;dur={_ms_since(started):.1f}, up;dur={(now - self._started) * 1000:.0f}"
         response.headers.append(("Server-Timing", times))
         return response
 
-    def _execute(self, request: ExecuteRequest, allowed_ms: int, started: float) -> Ended:
+    def _run(self, request: ExecuteRequest, started: float, deadline: float) -> bytes:
+        try:
+            bounded = _bounded(request, deadline)
+        except DeadlineExceeded as error:
+            return self._ended(request, error, started).envelope
+        return self.once.run(bounded, lambda: self._execute(bounded, started, deadline))
+
+    def _execute(self, request: ExecuteRequest, started: float, deadline: float) -> Ended:
         """Run the call; its envelope, whatever came of it."""
         try:
-            with self.bulkhead.slot(request.context.extension_id):
-                bounded = _bounded(request, allowed_ms - int(_ms_since(started)))
-                # Whoever executes keeps its key: a runner behind this one must not do so again.
-                response = self.gateway.execute(replace(bounded, idempotency_key=None))
+            # To claim its key took time, too.
+            bounded = _bounded(request, deadline)
+            # Whoever executes keeps its key: a runner behind this one must not do so again.
+            response = self.gateway.execute(replace(bounded, idempotency_key=None))
         except (Refused, BodyTooLarge, StorageError):
             raise  # nothing was executed, and the transport has a status that says so
         except RunnerError as error:
@@ -231,7 +242,7 @@ class RunnerServer:
         outcome = wire.outcome_of(error)
         response = ExecuteResponse(error.status, outcome=outcome, error=str(error))
         emit_call(log, self.gateway.backend_name, request, response, _ms_since(started))
-        return Ended(wire.error_to_json(error), outcome not in NOT_EXECUTED)
+        return Ended(wire.error_to_json(error), _has_begun(error, outcome))
 
     def _on_warm_up(self, environ: WSGIEnvironment, request_id: str) -> Response:
         check_method(environ, ("POST",))
@@ -404,8 +415,16 @@ def _idempotency_key(environ: WSGIEnvironment) -> str | None:
     return key
 
 
-def _bounded(request: ExecuteRequest, left_ms: int) -> ExecuteRequest:
+def _has_begun(error: RunnerError, outcome: str) -> bool:
+    """Whether a call that ended with *error* may have been executed."""
+    if isinstance(error, DeadlineExceeded):
+        return error.sent
+    return not isinstance(error, BackendUnreachable) and outcome not in NOT_EXECUTED
+
+
+def _bounded(request: ExecuteRequest, deadline: float) -> ExecuteRequest:
     """The call with the smaller of its own time limit and what its caller has left."""
+    left_ms = int((deadline - time.monotonic()) * 1000)
     if left_ms <= 0:
         raise DeadlineExceeded("the caller's time was over before the call began")
     limits = replace(

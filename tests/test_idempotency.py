@@ -1,18 +1,23 @@
+import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
 from runnerwsgi.errors import (
+    ConfigurationError,
     IdempotencyInFlight,
     IdempotencyMismatch,
     OutcomeUnknown,
     Overloaded,
     StorageError,
 )
-from runnerwsgi.idempotency import Ended, Once
-from runnerwsgi.idempotency.memory import KEY_BYTES, MemoryKeys
+from runnerwsgi.idempotency import MAX_ANSWER_BYTES, OVER, Ended, Once, Record, open_keys
+from runnerwsgi.idempotency.database import SWEEP_EVERY, DatabaseKeys
+from runnerwsgi.idempotency.memory import MemoryKeys
 from runnerwsgi.protocol import Context, ExecuteRequest, HttpRequest, Limits, User
+from runnerwsgi.settings import Settings
 
 TTL = 3600
 
@@ -40,9 +45,18 @@ def call(key="k", body=b"hi", path="/notes", query="", tenant="acme", user=None,
     )
 
 
+@pytest.fixture(params=["memory", "sqlite"])
+def keys(request, tmp_path):
+    """Where keys are kept; the same must hold everywhere."""
+    url = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/keys.db"}[request.param]
+    store = open_keys(Settings(home=tmp_path, idempotency_url=url))
+    yield store
+    store.close()
+
+
 @pytest.fixture
-def once():
-    return Once(MemoryKeys(), TTL)
+def once(keys):
+    return Once(keys, TTL)
 
 
 def test_a_repeated_call_has_the_first_ones_answer(once):
@@ -144,18 +158,121 @@ def test_a_call_whose_end_nobody_told_is_never_executed_again(once, monkeypatch)
     assert guest.count == 0
 
 
-def test_old_answers_make_room_and_what_runs_stays():
-    keys = MemoryKeys(max_bytes=3 * (KEY_BYTES + 100))
+def test_a_large_answer_is_not_kept_and_not_executed_again(once):
+    guest = Guest(b"x" * (MAX_ANSWER_BYTES + 1))
+    assert once.run(call(), guest) == guest.envelope
+    with pytest.raises(OutcomeUnknown, match="too large"):
+        once.run(call(), guest)
+    assert guest.count == 1
+
+
+def record(owner="a", until=OVER, answer=None):
+    return Record("f" * 64, until, owner * 16, answer)
+
+
+def test_a_key_is_as_good_as_new_when_its_time_is_over(keys):
+    assert keys.claim("k", record("a"), 0.2) is None
+    assert keys.claim("k", record("b"), 60) == record("a")
+    time.sleep(0.3)
+    assert keys.claim("k", record("b"), 60) is None
+    assert keys.claim("k", record("c"), 60) == record("b")
+
+
+def test_who_comes_too_late_changes_nothing(keys):
+    keys.claim("k", record("b"), 60)
+    keys.finish("k", record("a", answer=b"late"), 60)
+    keys.release("k", record("a"))
+    assert keys.claim("k", record("c"), 60) == record("b")
+
+
+def test_an_answer_is_kept_although_its_claim_was_lost(keys):
+    keys.finish("k", record("a", answer=b"{}"), 60)
+    assert keys.claim("k", record("b"), 60) == record("a", answer=b"{}")
+
+
+def test_times_are_kept_exactly_and_bytes_as_they_are(keys):
+    until, answer = time.time() + 7, bytes(range(256))
+    keys.claim("k", record("a", until), 60)
+    keys.finish("k", record("a", until, answer), 60)
+    assert keys.claim("k", record("b"), 60) == record("a", until, answer)
+
+
+def test_a_store_that_claims_twice_has_claimed(once, monkeypatch):
+    # A connection that is lost after the claim was kept makes a client ask once more.
+    claim = once.keys.claim
+    monkeypatch.setattr(once.keys, "claim", lambda *sent: claim(*sent) or claim(*sent))
+    guest = Guest()
+    assert once.run(call(), guest) == b"{}"
+    assert guest.count == 1
+
+
+def test_a_store_is_used_again_after_it_was_closed(keys):
+    assert keys.claim("k", record("a"), 60) is None
+    keys.close()
+    assert keys.claim("k2", record("a"), 60) is None
+
+
+def test_in_memory_old_answers_make_room_and_their_keys_stay():
+    keys = MemoryKeys(max_bytes=300)
     once = Once(keys, TTL)
     guest = Guest(b"x" * 100)
+    for number in range(5):
+        once.run(call(f"k-{number}"), guest)
+    assert once.run(call("k-4"), guest) == guest.envelope
+    with pytest.raises(OutcomeUnknown, match="too old"):
+        once.run(call("k-0"), guest)
+    assert guest.count == 5
+
+
+def test_in_memory_old_keys_make_room_and_what_runs_stays():
+    once = Once(MemoryKeys(max_keys=3), TTL)
+    guest = Guest()
 
     def outer():
         for number in range(5):
             once.run(call(f"k-{number}"), guest)
+        with pytest.raises(IdempotencyInFlight):
+            once.run(call("outer"), guest)
         return Ended(b"{}", True)
 
     once.run(call("outer"), outer)
-    once.run(call("k-4"), guest)
-    assert guest.count == 5
     once.run(call("k-0"), guest)
     assert guest.count == 6
+
+
+def test_in_memory_what_runs_cannot_be_forgotten_for_another():
+    once = Once(MemoryKeys(max_keys=1), TTL)
+
+    def outer():
+        with pytest.raises(Overloaded):
+            once.run(call("other"), Guest())
+        return Ended(b"{}", True)
+
+    once.run(call("outer"), outer)
+
+
+@pytest.mark.parametrize("url", ["", "memory", "sqlite:", "ftp://host/", "mysql://host/keys"])
+def test_a_store_that_is_none_is_a_mistake_of_the_configuration(url):
+    with pytest.raises(ConfigurationError, match="RUNNER_IDEMPOTENCY_URL") as raised:
+        open_keys(Settings(idempotency_url=url))
+    assert "canary" not in str(raised.value)
+
+
+def test_a_database_forgets_what_is_over(tmp_path):
+    keys = DatabaseKeys(f"sqlite:///{tmp_path}/keys.db")
+    for number in range(SWEEP_EVERY):
+        keys.claim(f"k-{number}", record(), 0)
+    keys.claim("new", record(), 60)
+    with closing(keys), closing(sqlite3.connect(tmp_path / "keys.db")) as reader:
+        assert reader.execute("SELECT key FROM idempotency_keys").fetchall() == [("new",)]
+        tables = reader.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
+    assert tables == [("idempotency_keys",)]
+
+
+def test_a_database_that_is_none_executes_nothing(tmp_path):
+    (tmp_path / "keys.db").mkdir()
+    once = Once(DatabaseKeys(f"sqlite:///{tmp_path}/keys.db"), TTL)
+    guest = Guest()
+    with pytest.raises(StorageError, match=r"keys\.db cannot be .*RUNNER_IDEMPOTENCY_URL|folder"):
+        once.run(call(), guest)
+    assert guest.count == 0

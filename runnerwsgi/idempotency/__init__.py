@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from runnerwsgi.errors import (
@@ -31,13 +32,16 @@ if TYPE_CHECKING:
     from runnerwsgi.protocol import ExecuteRequest
     from runnerwsgi.settings import Settings
 
-__all__ = ["Ended", "KeyStore", "Once", "Record", "open_keys"]
+__all__ = ["MAX_ANSWER_BYTES", "Ended", "KeyStore", "Once", "Record", "open_keys"]
 
 log = logging.getLogger(__name__)
 
 # What a call may take longer than its limit before nobody waits for its end any more.
 GRACE_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 5
+# Of an answer that is kept. A few large ones must not cost the memory of everybody's keys.
+MAX_ANSWER_BYTES = 1024 * 1024
+OVER = 0.0
 # Nothing was executed: the key is as good as new.
 NOT_EXECUTED = (Refused, BodyTooLarge, StorageError)
 
@@ -56,13 +60,22 @@ class Record:
 
     Attributes:
         fingerprint: of the request that it was first used for.
-        until: when its execution has ended at the latest, in seconds since the epoch.
-        answer: the envelope it ended with; None while it runs, or when nobody told.
+        until: when its execution has ended at the latest, in seconds since the epoch; ``OVER``
+            where it has ended.
+        owner: the execution that it belongs to; no two have the same.
+        answer: the envelope it ended with; None while it runs, when nobody told, or when it was
+            too large to be kept.
     """
 
     fingerprint: str
     until: float
+    owner: str
     answer: bytes | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody executes it any more."""
+        return self.until <= time.time()
 
 
 class KeyStore(Protocol):
@@ -77,16 +90,17 @@ class KeyStore(Protocol):
     def claim(self, key: str, record: Record, ttl: float) -> Record | None:
         """Keep *record* under *key* for *ttl* seconds; or return the one that is there already.
 
-        One of several that claim a key at the same moment gets None.
+        One of several that claim a key at the same moment gets None. A store that asks again
+        after a lost connection may return *record* itself, which it then has kept.
         """
         ...
 
     def finish(self, key: str, record: Record, ttl: float) -> None:
-        """Replace the record of a key that was claimed by the one with its answer."""
+        """Keep how it ended, unless the key belongs to another owner by now."""
         ...
 
-    def release(self, key: str) -> None:
-        """Forget a key: nothing was executed."""
+    def release(self, key: str, record: Record) -> None:
+        """Forget a key, if it is still this owner's: nothing was executed."""
         ...
 
     def close(self) -> None:
@@ -128,20 +142,28 @@ class Once:
         if request.idempotency_key is None:
             return execute().envelope
         key = _scoped(request)
-        ends = time.time() + request.limits.timeout_ms / 1000 + GRACE_SECONDS
-        record = Record(_fingerprint(request), ends)
-        found = self.keys.claim(key, record, self.ttl)
-        if found is not None:
-            return _repeated(found, record)
+        lease = request.limits.timeout_ms / 1000 + GRACE_SECONDS
+        mine = Record(_fingerprint(request), time.time() + lease, secrets.token_hex(8))
+        # Kept beyond the lease: else a call of ten minutes could outlive its own key.
+        found = self.keys.claim(key, mine, self.ttl + lease)
+        if found is None or found.owner == mine.owner:
+            return self._execute(request, key, mine, execute)
+        _tell(request, "key_repeated", logging.INFO)
+        return _repeated(found, mine)
+
+    def _execute(
+        self, request: ExecuteRequest, key: str, mine: Record, execute: Callable[[], Ended]
+    ) -> bytes:
         try:
             ended = execute()
         except NOT_EXECUTED:
-            self._quietly(request, lambda: self.keys.release(key))
+            self._quietly(request, lambda: self.keys.release(key, mine))
             raise
         if not ended.executed:
-            self._quietly(request, lambda: self.keys.release(key))
+            self._quietly(request, lambda: self.keys.release(key, mine))
             return ended.envelope
-        done = Record(record.fingerprint, record.until, ended.envelope)
+        small = len(ended.envelope) <= MAX_ANSWER_BYTES
+        done = replace(mine, until=OVER, answer=ended.envelope if small else None)
         self._quietly(request, lambda: self.keys.finish(key, done, self.ttl))
         return ended.envelope
 
@@ -155,31 +177,43 @@ class Once:
         try:
             act()
         except StorageError as exc:
-            context = request.context
-            emit(
-                log,
-                logging.ERROR,
-                "key_not_kept",
-                request_id=context.request_id,
-                tenant_id=context.tenant_id,
-                extension_id=context.extension_id,
-                reason=str(exc),
-            )
+            _tell(request, "key_not_kept", logging.ERROR, reason=str(exc))
 
 
 def open_keys(settings: Settings) -> KeyStore:
-    """The store that RUNNER_IDEMPOTENCY_URL names.
+    """The store that RUNNER_IDEMPOTENCY_URL names; it is first asked at the first call.
 
     Raises:
         ConfigurationError: there is none of that kind, or its driver is not installed.
     """
-    url = settings.idempotency_url
-    if url == "memory:":
-        return MemoryKeys()
-    raise ConfigurationError(
-        f"RUNNER_IDEMPOTENCY_URL is of no kind that is known: {url.partition(':')[0]}:…. Use "
-        "memory:, redis://host:6379/0 or the URL of a database."
-    )
+    scheme, colon, _ = settings.idempotency_url.partition(":")
+    kind = _KINDS.get(scheme.partition("+")[0]) if colon else None
+    if kind is None:
+        raise ConfigurationError(
+            "RUNNER_IDEMPOTENCY_URL is of no kind that is known. Write memory:, "
+            "redis://host:6379/0, postgresql://user:password@host/name or "
+            "sqlite:////absolute/path.db."
+        )
+    return kind(settings.idempotency_url)
+
+
+def _memory(url: str) -> KeyStore:
+    return MemoryKeys()
+
+
+def _database(url: str) -> KeyStore:
+    from .database import DatabaseKeys
+
+    return DatabaseKeys(url)
+
+
+# By the URL's scheme; what is not used is not loaded.
+_KINDS: Mapping[str, Callable[[str], KeyStore]] = {
+    "memory": _memory,
+    "sqlite": _database,
+    "postgresql": _database,
+    "postgres": _database,
+}
 
 
 def _repeated(found: Record, record: Record) -> bytes:
@@ -188,12 +222,27 @@ def _repeated(found: Record, record: Record) -> bytes:
         raise IdempotencyMismatch("the key was used for a request with another body")
     if found.answer is not None:
         return found.answer
-    left = found.until - time.time()
-    if left <= 0:
+    if found.until == OVER:
+        raise OutcomeUnknown("it was executed, and its answer was too large or too old to be kept")
+    if found.has_ended:
         raise OutcomeUnknown("the process that began with this key has not told how it ended")
+    left = found.until - time.time()
     raise IdempotencyInFlight(
         "the first request with this key is being executed",
         retry_after=max(1, min(LONGEST_WAIT_SECONDS, round(left))),
+    )
+
+
+def _tell(request: ExecuteRequest, event: str, level: int, **fields: str) -> None:
+    context = request.context
+    emit(
+        log,
+        level,
+        event,
+        request_id=context.request_id,
+        tenant_id=context.tenant_id,
+        extension_id=context.extension_id,
+        **fields,
     )
 
 

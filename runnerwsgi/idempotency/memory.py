@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runnerwsgi.errors import Overloaded
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_KEYS = 100_000
-KEY_BYTES = 512  # what a key costs beside its answer
 
 
 class MemoryKeys:
-    """Keeps as many answers as 64 MiB hold; the oldest make room.
+    """Remembers 100,000 keys, and as many of their answers as 64 MiB hold.
+
+    The oldest make room: first answers, whose keys are still not executed again, so that one
+    tenant's large answers cost no other one its keys.
 
     Example::
 
@@ -27,13 +30,17 @@ class MemoryKeys:
 
     Args:
         max_bytes: of answers.
+        max_keys: how many keys.
     """
 
     is_shared = False
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES, max_keys: int = MAX_KEYS) -> None:
         self._max_bytes = max_bytes
+        self._max_keys = max_keys
         self._records: OrderedDict[str, tuple[Record, float]] = OrderedDict()
+        # The keys with an answer, the oldest first.
+        self._answered: OrderedDict[str, int] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -45,7 +52,7 @@ class MemoryKeys:
             Overloaded: too many calls are under way to remember one more.
         """
         self._forget_parents()
-        now = time.time()
+        now = time.monotonic()
         with self._lock:
             found = self._records.get(key)
             if found is not None and found[1] > now:
@@ -56,49 +63,57 @@ class MemoryKeys:
         return None
 
     def finish(self, key: str, record: Record, ttl: float) -> None:
-        """Keep the answer; one that is larger than everything may be is not kept."""
+        """Keep the answer, and forget the oldest ones where there are too many."""
         with self._lock:
+            if self._is_anothers(key, record):
+                return
             self._drop(key)
-            self._put(key, record, time.time() + ttl)
-            while self._bytes > self._max_bytes and self._drop_oldest():
-                pass
+            self._put(key, record, time.monotonic() + ttl)
+            while self._bytes > self._max_bytes:
+                self._drop_answer(next(iter(self._answered)))
 
-    def release(self, key: str) -> None:
+    def release(self, key: str, record: Record) -> None:
         """Forget the key."""
         with self._lock:
-            self._drop(key)
+            if not self._is_anothers(key, record):
+                self._drop(key)
 
     def close(self) -> None:
         """Nothing is open."""
 
+    def _is_anothers(self, key: str, record: Record) -> bool:
+        found = self._records.get(key)
+        return found is not None and found[0].owner != record.owner
+
     def _put(self, key: str, record: Record, ends: float) -> None:
         self._records[key] = record, ends
-        self._bytes += _size(record)
+        if record.answer is not None:
+            self._answered[key] = len(record.answer)
+            self._bytes += len(record.answer)
 
     def _drop(self, key: str) -> None:
-        found = self._records.pop(key, None)
-        if found is not None:
-            self._bytes -= _size(found[0])
+        self._records.pop(key, None)
+        self._bytes -= self._answered.pop(key, 0)
+
+    def _drop_answer(self, key: str) -> None:
+        record, ends = self._records[key]
+        self._records[key] = replace(record, answer=None), ends
+        self._bytes -= self._answered.pop(key)
 
     def _make_room(self, now: float) -> None:
         while self._records and next(iter(self._records.values()))[1] <= now:
             self._drop(next(iter(self._records)))
-        if len(self._records) >= MAX_KEYS and not self._drop_oldest():
-            raise Overloaded("too many calls with idempotency keys are under way")
+        if len(self._records) >= self._max_keys:
+            self._drop(self._oldest_ended())
 
-    def _drop_oldest(self) -> bool:
-        """Forget the oldest key whose call has ended; one that runs must be known."""
-        ended = (key for key, (record, _) in self._records.items() if record.answer is not None)
-        oldest = next(ended, None)
-        if oldest is not None:
-            self._drop(oldest)
-        return oldest is not None
+    def _oldest_ended(self) -> str:
+        """The oldest key whose call has ended; one that runs must be known."""
+        for key, (record, _) in self._records.items():
+            if record.has_ended:
+                return key
+        raise Overloaded("too many calls with idempotency keys are under way")
 
     def _forget_parents(self) -> None:
         # A lock that another thread held in the parent is never released here.
         if self._pid != os.getpid():
             self._lock, self._pid = threading.Lock(), os.getpid()
-
-
-def _size(record: Record) -> int:
-    return KEY_BYTES + len(record.answer or b"")
