@@ -43,6 +43,9 @@ class RunnerError(Exception):
         title: one short phrase, the same for every error of this code.
         advice: what the reader can do about it; safe to show to anybody.
         detail: what a client is told about this one failure (default: ``advice``).
+        idempotency_key: with which a call may be sent again that may have been executed, or whose
+            way to the runner may have repeated it: where the runner keeps keys, it is executed at
+            most once.
     """
 
     status: ClassVar[int] = 500
@@ -51,6 +54,7 @@ class RunnerError(Exception):
     advice: ClassVar[str] = (
         "Something failed inside the gateway. The request id finds it in the log."
     )
+    idempotency_key: str | None = None
 
     def __init__(self, message: str = "", *, detail: str | None = None) -> None:
         super().__init__(message or self.title)
@@ -395,8 +399,6 @@ class OutcomeUnknown(UpstreamError):
 
     Attributes:
         final: to ask at once again is no use, since our time is over or the runner knows no more.
-        idempotency_key: with which the same request may be sent again: it is executed at most
-            once, where the runner keeps keys.
     """
 
     status = 504
@@ -407,7 +409,6 @@ class OutcomeUnknown(UpstreamError):
     def __init__(self, message: str = "", *, final: bool = False) -> None:
         super().__init__(message)
         self.final = final
-        self.idempotency_key: str | None = None
 
 
 class GuestTimeout(UpstreamError):

@@ -31,6 +31,7 @@ from .protocol import (
     HttpRequest,
     Limits,
 )
+from .retries import NOT_EXECUTED
 from .wsgi import Response, guest_response, read_body
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ class Handlers:
             unknown = OutcomeUnknown(f"the call was sent twice on its way: {exc}")
             unknown.idempotency_key = key
             raise unknown from exc
-        except OutcomeUnknown as exc:
+        except (*NOT_EXECUTED, OutcomeUnknown) as exc:
+            # Of an ingress that repeats calls "not executed" tells of its last try alone.
             exc.idempotency_key = key
             raise
 

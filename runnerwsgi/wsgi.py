@@ -19,7 +19,6 @@ from .errors import (
     BadRunnerResponse,
     BodyTooLarge,
     MethodNotAllowed,
-    OutcomeUnknown,
     Refused,
     RunnerError,
     UnsupportedMediaType,
@@ -110,7 +109,7 @@ def problem(error: RunnerError, request_id: str, backend: str) -> Response:
         "request_id": request_id,
         "backend": backend,
     }
-    if isinstance(error, OutcomeUnknown) and error.idempotency_key:
+    if error.idempotency_key:
         told["idempotency_key"] = error.idempotency_key
     response = json_response(error.status, told, "application/problem+json")
     response.headers.append(("X-Content-Type-Options", "nosniff"))

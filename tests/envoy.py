@@ -39,7 +39,8 @@ class Envoy:
 
     Attributes:
         process: the child.
-        url: where it listens. Who is meant is told by the Host header alone.
+        address: where it listens, host and port; `url` is the same as a URL. Who is meant is
+            told by the Host header alone, and with TLS by the same name as SNI before it.
     """
 
     def __init__(self, process, folder):
@@ -47,7 +48,8 @@ class Envoy:
         self._folder = folder
         self._admin = f"http://{self._written('admin')}"
         listener = self._ask("/listeners?format=json")["listener_statuses"][0]
-        self.url = f"http://{_netloc(listener['local_address'])}"
+        self.address = _netloc(listener["local_address"])
+        self.url = f"http://{self.address}"
 
     def send(self, method="GET", path="/", body=None, timeout=20, Host=SERVICE, **headers):
         """One request on a connection of its own: status, headers by lower-case name, body."""
@@ -89,18 +91,20 @@ class Envoy:
 
 
 @contextmanager
-def envoy(profile, *urls, host=SERVICE):
+def envoy(profile, *urls, host=SERVICE, certificate=None):
     """Run an Envoy on a free port until the block ends.
 
     Args:
         profile: one of PROFILES.
         urls: the servers behind *host*; there may be none.
         host: the only name that it knows, in the forms in which Knative knows it.
+        certificate: a file of one for *host*, and its key: then it speaks TLS, for that name.
     """
     with TemporaryDirectory(prefix="envoy-") as name:
         folder = Path(name)
         _write_endpoints(folder, host, urls)
-        (folder / "envoy.json").write_text(json.dumps(_configuration(profile, host, folder)))
+        configuration = _configuration(profile, host, folder, certificate)
+        (folder / "envoy.json").write_text(json.dumps(configuration))
         process = _start(folder)
         try:
             started = Envoy(process, folder)
@@ -121,12 +125,15 @@ def _start(folder):
         return subprocess.Popen(command, stdout=said, stderr=said)
 
 
-def _configuration(profile, host, folder):
+def _configuration(profile, host, folder, certificate):
+    listener = _listener(_routes(profile, host))
+    if certificate:
+        _speak_tls(listener, host, str(certificate))
     return {
         "node": {"id": "ingress", "cluster": "ingress"},
         "admin": {"address": _address("127.0.0.1", 0)},
         "static_resources": {
-            "listeners": [_listener(_routes(profile, host))],
+            "listeners": [listener],
             "clusters": [_cluster(host, folder)],
         },
     }
@@ -150,6 +157,26 @@ def _listener(routes):
         "name": "ingress",
         "address": _address("127.0.0.1", 0),
         "filter_chains": [{"filters": [{"name": name, "typed_config": manager}]}],
+    }
+
+
+def _speak_tls(listener, host, certificate):
+    """Let a listener take those only who name *host* when they connect."""
+    files = {
+        "certificate_chain": {"filename": certificate},
+        "private_key": {"filename": certificate},
+    }
+    context = {
+        "@type": f"{_TYPE}extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {"tls_certificates": [files]},
+    }
+    inspector = f"{_TYPE}extensions.filters.listener.tls_inspector.v3.TlsInspector"
+    listener["listener_filters"] = [
+        {"name": "envoy.filters.listener.tls_inspector", "typed_config": {"@type": inspector}}
+    ]
+    listener["filter_chains"][0] |= {
+        "filter_chain_match": {"server_names": [host]},
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
     }
 
 

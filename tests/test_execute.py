@@ -8,7 +8,14 @@ import pytest
 from support import EXTENSION, Recorder, Site
 
 from runnerwsgi import ExecuteResponse, Principal
-from runnerwsgi.errors import CapabilityError, IdempotencyInFlight, OutcomeUnknown
+from runnerwsgi.errors import (
+    BackendStarting,
+    BackendUnreachable,
+    CapabilityError,
+    IdempotencyInFlight,
+    OutcomeUnknown,
+    Overloaded,
+)
 from runnerwsgi.protocol import OUTCOMES, LogLine
 
 
@@ -127,12 +134,20 @@ def test_each_unsafe_call_without_a_key_has_one_of_its_own(site):
     assert key_of(site) != key_of(site)
 
 
+# What an ingress tells is told of its last try: it may have been executed at the one before.
+@pytest.mark.parametrize(
+    "error",
+    [OutcomeUnknown("lost"), BackendStarting("no pod"), Overloaded("full"), BackendUnreachable()],
+    ids=lambda error: error.code,
+)
 @pytest.mark.parametrize("given", ["k-1", None], ids=["the caller's", "one of ours"])
-def test_a_call_of_unknown_outcome_may_be_asked_for_again_with_its_key(site, answering, given):
-    answering(OutcomeUnknown("lost"))
+def test_a_call_that_may_have_been_executed_may_be_asked_for_again_with_its_key(
+    site, answering, given, error
+):
+    answering(error)
     headers = {"HTTP_IDEMPOTENCY_KEY": given} if given else {}
     answer = site.call("POST", **headers)
-    assert (answer.status, answer.code) == (504, "outcome-unknown")
+    assert (answer.status, answer.code) == (error.status, error.code)
     sent = site.backend.requests[-1].idempotency_key
     key = answer.json["idempotency_key"]
     assert given in (None, key)

@@ -1,8 +1,11 @@
 """What the two ingresses do with a request, seen with plain HTTP: what a backend must stand."""
 
 import http.client
+import socket
+from contextlib import nullcontext
 
 import pytest
+from authority import Authority
 from envoy import PROFILES, SERVICE, envoy
 from peers import OK, always, peer, unused_port
 from servers import runner
@@ -49,6 +52,20 @@ def test_the_caller_is_not_told_that_it_ran_twice(ingress, profile):
         status = ingress.send("POST", "/v1/execute", b"once")[0]
     expected = {"kourier": (503, 1), "contour": (200, 2)}
     assert (status, len(server.requests)) == expected[profile]
+
+
+def test_no_endpoint_may_be_said_of_a_call_that_was_sent(ingress, profile):
+    def script(talk):
+        talk.request()
+        ingress.point()
+        talk.reset()
+
+    with peer(script) as server:
+        ingress.point(server.url)
+        status, _, body = ingress.send("POST", "/v1/execute", b"once")
+    assert (status, len(server.requests)) == (503, 1)
+    # Contour's second try found nobody, and of the first nothing is told.
+    assert (body == b"no healthy upstream") == (profile == "contour")
 
 
 def test_what_breaks_after_the_headers_is_repeated_by_none(ingress):
@@ -99,6 +116,20 @@ def test_a_path_arrives_as_it_was_sent(ingress):
         ingress.point(server.url)
         ingress.send(path="/ext-ui/a//b/../%2e%2e/%2F?x=%00")
     assert server.requests[0].startswith(b"GET /ext-ui/a//b/../%2e%2e/%2F?x=%00 HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_taken"), [("runner.example.com", True), ("other.example.com", False)]
+)
+def test_with_tls_it_is_told_who_is_meant_before_the_host(tmp_path, profile, name, is_taken):
+    authority = Authority(tmp_path)
+    (tmp_path / "pair.pem").write_bytes(b"".join(authority.issue("runner.example.com")))
+    with envoy(profile, host="runner.example.com", certificate=tmp_path / "pair.pem") as ingress:
+        host, port = ingress.address.split(":")
+        with socket.create_connection((host, port), timeout=5) as plain:
+            told = nullcontext() if is_taken else pytest.raises(ConnectionResetError)
+            with told, authority.client.wrap_socket(plain, server_hostname=name) as sock:
+                assert sock.version().startswith("TLS")
 
 
 def test_a_runner_answers_through_it(ingress, tmp_path):
