@@ -1,0 +1,97 @@
+"""Ways between servers that break when a test says so."""
+
+import select
+import socket
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from urllib.parse import urlsplit
+
+from peers import reset
+
+
+class Wires:
+    """Carry bytes to servers and back.
+
+    Attributes:
+        urls: where each begins, in the order of the servers.
+        cuts: how many answers were cut.
+    """
+
+    def __init__(self):
+        self.urls = []
+        self.cuts = 0
+        self._left, self._in_body, self._also = 0, False, None
+        self._lock = threading.Lock()
+
+    def cut(self, times=1, *, in_body=False, also=lambda: None):
+        """Break off the next answers, whoever gives them: before they begin, or before they end.
+
+        The server has done its work by then. *also* is called before the connection is reset.
+        """
+        with self._lock:
+            self._left, self._in_body, self._also = times, in_body, also
+
+    def carry(self, near, url):
+        """Carry one connection until an end closes it, or an answer is cut."""
+        with near, socket.create_connection((url.hostname, url.port)) as far:
+            other = {near: far, far: near}
+            while True:
+                for end in select.select([near, far], [], [])[0]:
+                    data = end.recv(65536)
+                    if end is far and data and self._is_cut():
+                        near.sendall(data[:-1] if self._in_body else b"")
+                        self._also()
+                        return reset(near)
+                    if not data:
+                        return None
+                    other[end].sendall(data)
+
+    def _is_cut(self):
+        with self._lock:
+            if not self._left:
+                return False
+            self._left -= 1
+            self.cuts += 1
+            return True
+
+
+@contextmanager
+def wires(*urls):
+    """A wire to each of *urls* until the block ends."""
+    made = Wires()
+    with ExitStack() as stack:
+        for url in urls:
+            made.urls.append(stack.enter_context(_listening(made, urlsplit(url))))
+        yield made
+
+
+@contextmanager
+def _listening(made, url):
+    listener = socket.create_server(("127.0.0.1", 0))
+    ends = []
+
+    def carry(near):
+        with suppress(OSError, ValueError):  # an end that was closed meanwhile
+            made.carry(near, url)
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                near = listener.accept()[0]
+                thread = threading.Thread(target=carry, args=(near,))
+                ends.append((near, thread))
+                thread.start()
+
+    accepting = threading.Thread(target=accept)
+    accepting.start()
+    try:
+        yield "http://{}:{}".format(*listener.getsockname())
+    finally:
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        accepting.join()
+        for near, thread in ends:
+            with suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
