@@ -4,7 +4,6 @@ Each fault is made: a pod is frozen, killed or drained, a queue is full, time is
 """
 
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,11 +17,6 @@ MARKED = b"X-Runner: runnerwsgi/9\r\n"
 ENVELOPE = b'{"status":200,"headers":{},"body_b64":"aGVsbG8="}'
 CHUNKED = b"HTTP/1.1 200 OK\r\n%sTransfer-Encoding: chunked\r\n\r\n" % MARKED
 UNKNOWN = (504, "outcome-unknown")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path
 
 
 def post(site, **more):
@@ -56,9 +50,9 @@ def container(data, seconds=0.0):
 
 
 @pytest.fixture
-def world(folder):
+def world(tmp_path):
     """One pod, and a site before it, which has called once."""
-    with double(folder / "home") as knative, KnativeSite(folder, knative.url) as site:
+    with double(tmp_path / "home") as knative, KnativeSite(tmp_path, knative.url) as site:
         assert post(site).status == 200
         yield knative, site
 
@@ -66,8 +60,11 @@ def world(folder):
 # Time.
 
 
-def test_a_hanging_pod_is_cut_off_by_the_platform_and_still_executes(folder):
-    with double(folder / "home", timeout=0.5) as knative, KnativeSite(folder, knative.url) as site:
+def test_a_hanging_pod_is_cut_off_by_the_platform_and_still_executes(tmp_path):
+    with (
+        double(tmp_path / "home", timeout=0.5) as knative,
+        KnativeSite(tmp_path, knative.url) as site,
+    ):
         knative.pods[0].freeze()
         answer = post(site)
         assert told(answer) == UNKNOWN
@@ -81,10 +78,10 @@ def test_a_hanging_pod_is_cut_off_by_the_platform_and_still_executes(folder):
         assert knative.finished == 1
 
 
-def test_our_own_time_ends_first_and_nothing_is_sent_twice(folder):
+def test_our_own_time_ends_first_and_nothing_is_sent_twice(tmp_path):
     with (
-        double(folder / "home") as knative,
-        KnativeSite(folder, knative.url, timeout_ms=700) as site,
+        double(tmp_path / "home") as knative,
+        KnativeSite(tmp_path, knative.url, timeout_ms=700) as site,
     ):
         knative.pods[0].freeze()
         started = time.monotonic()
@@ -95,10 +92,10 @@ def test_our_own_time_ends_first_and_nothing_is_sent_twice(folder):
         knative.pods[0].thaw()
 
 
-def test_a_pod_that_never_comes_is_unknown_to_who_waited_and_nothing_ran(folder):
+def test_a_pod_that_never_comes_is_unknown_to_who_waited_and_nothing_ran(tmp_path):
     with (
-        double(folder / "home", pods=0, timeout=0.4) as knative,
-        KnativeSite(folder, knative.url) as site,
+        double(tmp_path / "home", pods=0, timeout=0.4) as knative,
+        KnativeSite(tmp_path, knative.url) as site,
     ):
         knative.hold = True
         assert told(post(site)) == UNKNOWN
@@ -116,17 +113,17 @@ CUT_SHORT = {
 
 @pytest.mark.parametrize("seconds", [0, 2], ids=["broken off", "out of time"])
 @pytest.mark.parametrize("data", CUT_SHORT.values(), ids=CUT_SHORT)
-def test_an_answer_that_was_cut_is_no_answer(folder, data, seconds):
+def test_an_answer_that_was_cut_is_no_answer(tmp_path, data, seconds):
     with (
         double(None, timeout=0.3, start=container(data, seconds)) as knative,
-        KnativeSite(folder, knative.url) as site,
+        KnativeSite(tmp_path, knative.url) as site,
     ):
         assert told(post(site)) == UNKNOWN
         assert knative.executed == 1
 
 
-def test_a_cold_start_takes_part_of_a_calls_time_and_is_told(folder):
-    with double(folder / "home", pods=0) as knative, KnativeSite(folder, knative.url) as site:
+def test_a_cold_start_takes_part_of_a_calls_time_and_is_told(tmp_path):
+    with double(tmp_path / "home", pods=0) as knative, KnativeSite(tmp_path, knative.url) as site:
         answer = post(site)
         assert (answer.status, answer.body) == (200, BODY)
         assert "cold;dur=" in answer.header("server-timing")
@@ -137,15 +134,13 @@ def test_a_cold_start_takes_part_of_a_calls_time_and_is_told(folder):
 # Pods.
 
 
-def test_a_killed_pod_is_tried_again_and_the_one_after_it_serves(world):
+def test_a_pod_whose_container_was_killed_is_starting_until_the_next_one_serves(world):
     knative, site = world
     knative.pods[0].kill()
     answer = post(site)
     assert told(answer) == (503, "backend-starting")
     assert answer.header("retry-after")
-    restarting = threading.Thread(target=knative.pods[0].restart)
-    restarting.start()
-    restarting.join()
+    knative.pods[0].restart()
     assert post(site).status == 200
     assert knative.executed == 2
 
@@ -164,10 +159,10 @@ def test_who_is_in_a_pod_that_is_killed_cannot_know(world):
     assert knative.executed == 3
 
 
-def test_one_of_two_pods_is_drained_and_nobody_notices(folder):
+def test_one_of_two_pods_is_drained_and_nobody_notices(tmp_path):
     with (
-        double(folder / "home", pods=2, quiet=0.2) as knative,
-        KnativeSite(folder, knative.url) as site,
+        double(tmp_path / "home", pods=2, quiet=0.2) as knative,
+        KnativeSite(tmp_path, knative.url) as site,
         ThreadPoolExecutor(4) as pool,
     ):
         draining = pool.submit(knative.drain, knative.pods[0])
@@ -185,13 +180,28 @@ def test_a_pod_that_vanished_is_no_way_to_the_service(world):
     assert knative.executed == 1
 
 
+def test_where_pods_share_their_keys_a_lost_answer_is_asked_for_again(tmp_path):
+    keys = {"RUNNER_IDEMPOTENCY_URL": f"sqlite:///{tmp_path}/keys.db"}
+    with (
+        double(tmp_path / "home", pods=2, env=keys) as knative,
+        KnativeSite(tmp_path, knative.url) as site,
+    ):
+        assert post(site).status == 200
+        for number in range(2, 6):
+            knative.say("queue-proxy: the container ended", executed=True)
+            answer = post(site)
+            assert (answer.status, answer.body) == (200, BODY)
+            assert knative.executed == 2 * number - 1
+            until(lambda number=number: knative.finished == number)
+
+
 # Load.
 
 
-def test_more_than_a_queue_holds_are_told_when_to_come_again(folder):
+def test_more_than_a_queue_holds_are_told_when_to_come_again(tmp_path):
     with (
-        double(folder / "home", concurrency=1) as knative,
-        KnativeSite(folder, knative.url) as site,
+        double(tmp_path / "home", concurrency=1) as knative,
+        KnativeSite(tmp_path, knative.url) as site,
         ThreadPoolExecutor(16) as pool,
     ):
         knative.pods[0].freeze()
@@ -205,13 +215,13 @@ def test_more_than_a_queue_holds_are_told_when_to_come_again(folder):
         assert knative.executed == 11
 
 
-def test_what_the_runner_itself_refuses_is_not_sent_again(folder):
+def test_what_the_runner_itself_refuses_is_not_sent_again(tmp_path):
     problem = json.dumps({"code": "overloaded", "status": 503}).encode()
     head = b"HTTP/1.1 503 X\r\n%sRetry-After: 7\r\nContent-Length: %d\r\n\r\n"
     busy = head % (MARKED, len(problem)) + problem
     with (
         double(None, start=container(busy)) as knative,
-        KnativeSite(folder, knative.url) as site,
+        KnativeSite(tmp_path, knative.url) as site,
     ):
         answer = post(site)
         assert told(answer) == (503, "overloaded")
@@ -222,19 +232,19 @@ def test_what_the_runner_itself_refuses_is_not_sent_again(folder):
 # The way there.
 
 
-def test_nobody_at_the_address_is_told_after_three_tries(folder, caplog):
-    with KnativeSite(folder, f"http://127.0.0.1:{unused_port()}") as site:
+def test_nobody_at_the_address_is_told_after_three_tries(tmp_path, caplog):
+    with KnativeSite(tmp_path, f"http://127.0.0.1:{unused_port()}") as site:
         assert told(post(site)) == (502, "backend-unreachable")
     assert caplog.text.count("executed=no") == 3
 
 
-def test_a_name_that_nobody_has_is_told_after_three_tries(folder, caplog):
-    with KnativeSite(folder, "http://runner.nowhere.invalid") as site:
+def test_a_name_that_nobody_has_is_told_after_three_tries(tmp_path, caplog):
+    with KnativeSite(tmp_path, "http://runner.nowhere.invalid") as site:
         assert told(post(site)) == (502, "backend-unreachable")
     assert caplog.text.count("executed=no") == 3
 
 
-def test_an_ingress_that_drops_a_kept_connection_leaves_the_outcome_open(folder):
+def test_an_ingress_that_drops_a_kept_connection_leaves_the_outcome_open(tmp_path):
     # It takes the second call, and ends: a connection that both believed to be alive.
     def dies(talk):
         talk.request()
@@ -242,12 +252,12 @@ def test_an_ingress_that_drops_a_kept_connection_leaves_the_outcome_open(folder)
         talk.request()
 
     with peer(dies, each(*[sized(ENVELOPE)] * 9)) as ingress:
-        with KnativeSite(folder, ingress.url) as site:
+        with KnativeSite(tmp_path, ingress.url) as site:
             assert post(site).status == 200
             assert told(post(site)) == UNKNOWN
         assert len(ingress.requests) == 2
     with peer(dies, each(*[sized(ENVELOPE)] * 9)) as ingress:
-        with KnativeSite(folder, ingress.url) as site:
+        with KnativeSite(tmp_path, ingress.url) as site:
             assert post(site).status == 200
             assert site.call().status == 200
         assert ingress.connections == 2
@@ -257,7 +267,7 @@ def test_an_ingress_that_drops_a_kept_connection_leaves_the_outcome_open(folder)
 
 
 @pytest.mark.parametrize("through_activator", [True, False], ids=["activator", "queue-proxy"])
-def test_no_header_of_an_end_user_is_taken_for_a_platforms(folder, through_activator):
+def test_no_header_of_an_end_user_is_taken_for_a_platforms(tmp_path, through_activator):
     sent = {
         "HTTP_USER_AGENT": "kube-probe/1.30",
         "HTTP_K_KUBELET_PROBE": "1",
@@ -276,8 +286,8 @@ def test_no_header_of_an_end_user_is_taken_for_a_platforms(folder, through_activ
         "HTTP_X_FORWARDED_HOST": "evil.test",
     }
     with (
-        double(folder / "home", through_activator=through_activator) as knative,
-        KnativeSite(folder, knative.url) as site,
+        double(tmp_path / "home", through_activator=through_activator) as knative,
+        KnativeSite(tmp_path, knative.url) as site,
     ):
         for name, value in sent.items():
             answer = post(site, **{name: value})
