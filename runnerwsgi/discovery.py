@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
 
 from .errors import ConfigurationError
@@ -52,6 +54,17 @@ def load(name: str, env: Mapping[str, str], *, variable: str = "RUNNER_BACKEND")
             f"{variable}={name}: its factory returned None; it must return the plugin object."
         )
     return plugin
+
+
+def module(name: str, env: Mapping[str, str], *, variable: str = "RUNNER_BACKEND") -> ModuleType:
+    """Import the plugin *name*, and make nothing of it.
+
+    Raises:
+        ConfigurationError: no such plugin, two of it, or it cannot be imported.
+    """
+    point = _entry_point(name, variable, env)
+    _factory(point, variable)
+    return sys.modules[point.module]
 
 
 def _entry_point(name: str, variable: str, env: Mapping[str, str]) -> EntryPoint:

@@ -166,7 +166,9 @@ def runner_findings() -> Sequence[Finding]:
 def runner_register_commands(group: click.Group) -> None:
     """Add sub-commands. Called when `runnerwsgi NAME …` is typed, with the group NAME.
 
-    Optional. Only the plugin whose entry point is NAME is loaded for it.
+    Optional. Only the plugin whose entry point is NAME is loaded for it. A function of this name
+    in the module of the entry point is called instead, and no plugin is made: for commands that
+    work before the plugin's settings are there.
 
     Example::
 

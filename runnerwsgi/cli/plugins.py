@@ -25,7 +25,10 @@ def commands_of(name: str) -> click.Group | None:
     if name not in discovery.installed():
         return None
     group = Group(name, help=f"Commands of the plugin `{name}`.", no_args_is_help=True)
-    plugin = discovery.load(name, os.environ, variable="plugin")
+    # Commands of the module itself come first: whoever types them may have no settings yet.
+    plugin = discovery.module(name, os.environ, variable="plugin")
+    if "runner_register_commands" not in hook_names(plugin, name):
+        plugin = discovery.load(name, os.environ, variable="plugin")
     hooks(plugin, name).runner_register_commands(group=group)
     if not group.commands:
         raise ConfigurationError(

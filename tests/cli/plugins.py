@@ -41,7 +41,23 @@ def greeter(env):
 def dead(env):
     return Dead()
 '''
+# A backend that cannot be made yet, whose commands help to set it up.
+UNSET = '''
+import click
+from runnerwsgi import hookimpl
+from runnerwsgi.errors import ConfigurationError
+
+
+@hookimpl
+def runner_register_commands(group):
+    group.command("setup")(lambda: click.echo("set it up so"))
+
+
+def unset(env):
+    raise ConfigurationError("RUNNER_UNSET_URL is not set.")
+'''
 ENTRY_POINTS = """[runnerwsgi]
+unset = unset_plugin_of_the_tests:unset
 greeter = plugins_of_the_tests:greeter
 dead = plugins_of_the_tests:dead
 broken = no_such_module:plugin
@@ -56,4 +72,5 @@ def install(site):
     (described / "METADATA").write_text(METADATA)
     (described / "entry_points.txt").write_text(ENTRY_POINTS)
     (site / "plugins_of_the_tests.py").write_text(PLUGINS)
+    (site / "unset_plugin_of_the_tests.py").write_text(UNSET)
     return str(site)

@@ -106,6 +106,10 @@ class TestPlugins:
     def test_its_help_lists_them(self, run):
         assert "Say hi." in run("greeter", "--help").stdout
 
+    def test_commands_of_its_module_need_none_of_its_settings(self, run):
+        assert run("unset", "setup").stdout == "set it up so\n"
+        assert "RUNNER_UNSET_URL" in run("plugins", "unset").stdout
+
     def test_one_without_commands_says_so(self, run):
         said = run("dead", "up")
         assert said.exit_code == 1
