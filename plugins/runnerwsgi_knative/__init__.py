@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runnerwsgi import hookimpl
 from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.service_token import ServiceToken
 from runnerwsgi.settings import Setting, Settings, integer, matching, path, read
@@ -17,11 +18,13 @@ from runnerwsgi.settings import Setting, Settings, integer, matching, path, read
 if TYPE_CHECKING:
     import ssl
 
+    import click
+
     from runnerwsgi.origins import Origin
 
     from .backend import KnativeBackend
 
-__all__ = ["SETTINGS", "plugin"]
+__all__ = ["SETTINGS", "plugin", "runner_register_commands"]
 
 _HOST = r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
 
@@ -69,6 +72,14 @@ SETTINGS: tuple[Setting, ...] = (
         owner="knative",
     ),
 )
+
+
+@hookimpl
+def runner_register_commands(group: click.Group) -> None:
+    """Add `runnerwsgi knative …`, without settings: a manifest comes before an address."""
+    from .commands import register
+
+    register(group)
 
 
 def plugin(env: Mapping[str, str]) -> KnativeBackend:

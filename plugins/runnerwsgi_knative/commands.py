@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 def register(group: click.Group) -> None:
     """Add the commands to *group*."""
-    commands: tuple[click.Command, ...] = ()
-    for command in commands:
+    from . import lint, manifest
+
+    for command in (manifest.manifest, lint.lint):
         group.add_command(command)

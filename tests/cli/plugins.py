@@ -42,7 +42,7 @@ def dead(env):
     return Dead()
 '''
 # A backend that cannot be made yet, whose commands help to set it up.
-UNSET = '''
+UNSET = """
 import click
 from runnerwsgi import hookimpl
 from runnerwsgi.errors import ConfigurationError
@@ -55,7 +55,7 @@ def runner_register_commands(group):
 
 def unset(env):
     raise ConfigurationError("RUNNER_UNSET_URL is not set.")
-'''
+"""
 ENTRY_POINTS = """[runnerwsgi]
 unset = unset_plugin_of_the_tests:unset
 greeter = plugins_of_the_tests:greeter
