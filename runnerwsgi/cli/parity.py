@@ -263,7 +263,8 @@ def _report(
         output.note(f"Not compared: {count} of another content each time; --json names them.")
     told = output.counted(len(found), "difference") if found else "no difference"
     tried = output.counted(len(labels), "request")
-    output.say(f"{extension} on {' and '.join(backends)}: {told} in {tried}.")
+    names = f"{', '.join(backends[:-1])} and {backends[-1]}"
+    output.say(f"{extension} on {names}: {told} in {tried}.")
 
 
 def _cell(text: str | None) -> Any:
