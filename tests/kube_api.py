@@ -15,7 +15,8 @@ What a test may do with it while it runs:
 - ``forbid("services")``, ``permit("services")``: RBAC of every user but ``system:masters``' own,
   who come with a client certificate (``client_certificate()``).
 - ``installed = False``: a cluster without Knative. ``refuse(429, retry_after=1, times=2)``: the
-  next requests are turned away; ``refuse(503)``, ``refuse(500)`` likewise.
+  next requests are turned away; ``refuse(503)``, ``refuse(500)`` likewise. ``delay``: seconds
+  that each answer takes.
 - ``requests``: of each request so far :class:`Request`: method, path, user, token's validity.
 - ``stop()`` and ``start()``: the API is gone, and comes back on the same port.
 - ``kubeconfig(path=…, **user)``: a file that leads here, by token unless ``user`` says how.
@@ -28,6 +29,7 @@ import json
 import secrets
 import ssl
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -124,6 +126,7 @@ class KubeApi:
         self.folder = folder
         self.authority = Authority(folder)
         self.installed = True
+        self.delay = 0.0
         self.requests = []
         self._objects = {}
         self._forbidden = set()
@@ -412,6 +415,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, target.path, user, dict(self.headers))
         api.requests.append(request)
         accept = self.headers["Accept"] or ""
+        time.sleep(api.delay)
         self._send(*api.answer(request, dict(parse_qsl(target.query)), accept))
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET

@@ -1,34 +1,56 @@
 """The runner as a Knative Service, backend ``knative``: for production.
 
-``RUNNER_BASE_URL`` says where it is; ``runnerwsgi knative manifest`` writes what makes it.
+``RUNNER_BASE_URL`` says where it is, or ``RUNNER_KNATIVE_SERVICE`` what it is called;
+``runnerwsgi knative manifest`` writes what makes it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runnerwsgi import hookimpl
 from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.service_token import ServiceToken
-from runnerwsgi.settings import Setting, Settings, integer, matching, path, read
+from runnerwsgi.settings import Setting, Settings, integer, matching, path, read, text
 
 if TYPE_CHECKING:
     import ssl
 
     import click
 
+    from runnerwsgi.client import RunnerClient
     from runnerwsgi.origins import Origin
 
     from .backend import KnativeBackend
+    from .place import Resolved
 
 __all__ = ["SETTINGS", "plugin", "runner_register_commands"]
 
 _HOST = r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
 
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+
 SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "RUNNER_KNATIVE_SERVICE",
+        matching(re.compile(f"{_LABEL}/{_LABEL}"), "use namespace/name, such as extensions/runner"),
+        None,
+        "The Knative Service, as namespace/name. Without RUNNER_BASE_URL its address is looked up "
+        "by the Kubernetes API, as kubectl finds it: KUBECONFIG, `~/.kube/config`, or the pod's "
+        "service account.",
+        owner="knative",
+    ),
+    Setting(
+        "RUNNER_KNATIVE_CONTEXT",
+        text,
+        None,
+        "Context of the kubeconfig.",
+        owner="knative",
+        shown="the current one",
+    ),
     Setting(
         "RUNNER_KNATIVE_CONNECT_TO",
         matching(re.compile(_HOST), "use host or host:port, such as 10.0.0.7:80"),
@@ -59,7 +81,8 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_KNATIVE_TAG",
         matching(re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"), "use a traffic tag's name"),
         None,
-        "Traffic tag of the service to call, sent as `Knative-Serving-Tag`; the cluster must have "
+        "Traffic tag of the service to call: its own address with RUNNER_KNATIVE_SERVICE. With "
+        "RUNNER_BASE_URL it is sent as `Knative-Serving-Tag`, and the cluster must have "
         "`tag-header-based-routing` enabled.",
         owner="knative",
     ),
@@ -88,40 +111,73 @@ def plugin(env: Mapping[str, str]) -> KnativeBackend:
     Raises:
         ConfigurationError: a variable has a bad value, or there is no address.
     """
+    from .backend import KnativeBackend
+    from .place import Fixed
+
+    settings = Settings.from_env(env)
+    own = read(SETTINGS, env)
+    connect = _connector(settings, own)
+    if not settings.base_url:
+        return KnativeBackend(_resolved(env, own, connect))
+    headers = _tag_header(own["RUNNER_KNATIVE_TAG"])
+    return KnativeBackend(Fixed(connect(settings.base_url, headers)))
+
+
+def _connector(settings: Settings, own: Mapping[str, Any]) -> Callable[..., RunnerClient]:
+    """Makes the client of an address, whether it was set or found."""
     from runnerwsgi.client import RunnerClient, parse_base
     from runnerwsgi.retries import Retries
     from runnerwsgi.upstream import Route
 
     from . import answers
-    from .backend import KnativeBackend
 
-    settings = Settings.from_env(env)
-    own = read(SETTINGS, env)
-    if not settings.base_url:
-        raise ConfigurationError(
-            "RUNNER_BASE_URL is not set: set it to the address of the runner's Knative Service, as "
-            "`kubectl get ksvc` shows it. Without a cluster, RUNNER_BACKEND=wasm needs no set-up."
+    variable = "RUNNER_BASE_URL" if settings.base_url else "RUNNER_KNATIVE_SERVICE"
+    token, trust = ServiceToken.from_settings(settings), _trust(own["RUNNER_KNATIVE_CA_FILE"])
+    # A service that moves is the same service: its calls share their budget of retries.
+    retries = Retries()
+
+    def connect(url: str, headers: tuple[tuple[str, str], ...] = ()) -> RunnerClient:
+        base, _ = parse_base(url, variable)
+        route = Route(
+            connect_to=_door(own["RUNNER_KNATIVE_CONNECT_TO"], base),
+            host=own["RUNNER_KNATIVE_HOST"],
+            tls=trust,
+            headers=headers,
+            platform=answers.read,
+            retries=retries,
         )
-    base, _ = parse_base(settings.base_url, "RUNNER_BASE_URL")
-    route = Route(
-        connect_to=_door(own["RUNNER_KNATIVE_CONNECT_TO"], base),
-        host=own["RUNNER_KNATIVE_HOST"],
-        tls=_trust(own["RUNNER_KNATIVE_CA_FILE"]),
-        headers=_tag_header(own["RUNNER_KNATIVE_TAG"]),
-        platform=answers.read,
-        retries=Retries(),
-    )
-    client = RunnerClient(
-        settings.base_url,
-        ServiceToken.from_settings(settings),
-        max_response_bytes=settings.max_response_bytes,
-        callback_base=settings.callback_base,
-        allow_insecure=settings.allow_insecure,
-        idle=settings.slots,
-        route=route,
-        reserve_ms=own["RUNNER_KNATIVE_COLD_START_MS"],
-    )
-    return KnativeBackend(client)
+        return RunnerClient(
+            url,
+            token,
+            variable=variable,
+            max_response_bytes=settings.max_response_bytes,
+            callback_base=settings.callback_base,
+            allow_insecure=settings.allow_insecure,
+            idle=settings.slots,
+            route=route,
+            reserve_ms=own["RUNNER_KNATIVE_COLD_START_MS"],
+        )
+
+    return connect
+
+
+def _resolved(
+    env: Mapping[str, str], own: Mapping[str, Any], connect: Callable[[str], RunnerClient]
+) -> Resolved:
+    """The place of the service that the settings name."""
+    from .cluster import Cluster
+    from .place import Resolved
+
+    service = own["RUNNER_KNATIVE_SERVICE"]
+    if not service:
+        raise ConfigurationError(
+            "neither RUNNER_BASE_URL nor RUNNER_KNATIVE_SERVICE is set: set the first to the "
+            "address of the runner's Knative Service, as `kubectl get ksvc` shows it, or the "
+            "second to its namespace/name. Without a cluster, RUNNER_BACKEND=wasm needs no set-up."
+        )
+    namespace, name = service.split("/")
+    cluster = Cluster.from_env(env, namespace, context=own["RUNNER_KNATIVE_CONTEXT"])
+    return Resolved(cluster, name, connect, tag=own["RUNNER_KNATIVE_TAG"])
 
 
 def _tag_header(tag: str | None) -> tuple[tuple[str, str], ...]:
