@@ -208,7 +208,9 @@ class RunnerClient:
             lambda number: self._execute(request, deadline, fresh=number > 0),
             deadline=deadline,
             again=lambda: self._may_repeat(request),
-            on_failure=lambda exc, number, pause: _tell_failure(request, exc, number, pause),
+            on_failure=lambda *failure: _tell_failure(
+                request.context.request_id, request.context.extension_id, *failure
+            ),
         )
 
     def _may_repeat(self, request: ExecuteRequest) -> bool:
@@ -288,12 +290,25 @@ class RunnerClient:
     def warm_up(self, bundle: Bundle, timeout: float) -> WarmUp:
         """Have the runner fetch, verify and compile a bundle (protocol §1, ``/warmup``).
 
-        A runner that has no such route, or answers 400 as AlgaPSA's does, needs none.
+        A runner that has no such route, or answers 400 as AlgaPSA's does, needs none. To have it
+        done twice does no harm: it is tried again whatever may have become of it.
 
         Raises:
             BundleUnavailable: the runner cannot get the bundle, or not run it.
             RunnerError: the runner could not be asked.
         """
+        deadline = time.monotonic() + timeout
+        retries = self.route.retries
+        if retries is None:
+            return self._warm_up(bundle, timeout)
+        return retries.run(
+            lambda number: self._warm_up(bundle, deadline - time.monotonic(), fresh=number > 0),
+            deadline=deadline,
+            again=lambda: True,
+            on_failure=lambda *failure: _tell_failure(None, bundle.extension_id, *failure),
+        )
+
+    def _warm_up(self, bundle: Bundle, timeout: float, *, fresh: bool = False) -> WarmUp:
         body = json.dumps(
             {
                 "tenant_id": bundle.tenant_id,
@@ -309,6 +324,7 @@ class RunnerClient:
             timeout=timeout,
             max_bytes=MAX_STATE_BYTES,
             repeatable=True,
+            fresh=fresh,
         )
         self.route.check(answer)
         if answer.status in (400, 404) and MARKER not in answer.headers:
@@ -536,14 +552,18 @@ def _waited(answer: Answer, took_ms: float) -> Mapping[str, float]:
 
 
 def _tell_failure(
-    request: ExecuteRequest, exc: RunnerError, number: int, pause: float | None
+    request_id: str | None,
+    extension_id: str,
+    exc: RunnerError,
+    number: int,
+    pause: float | None,
 ) -> None:
     emit(
         log,
         logging.WARNING,
         "try_failed",
-        request_id=request.context.request_id,
-        extension_id=request.context.extension_id,
+        request_id=request_id,
+        extension_id=extension_id,
         executed="unknown" if isinstance(exc, OutcomeUnknown) else "no",
         tries=number + 1,
         again_in_ms=None if pause is None else round(pause * 1000),

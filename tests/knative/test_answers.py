@@ -9,6 +9,9 @@ import time
 import pytest
 from knative_double import ROWS, double
 from knative_site import KnativeSite
+from support import EXTENSION
+
+from runnerwsgi.protocol import Bundle
 
 BODY = b"hello"
 # By row of the catalogue: the status and the code that a caller gets when it does not pass.
@@ -146,6 +149,13 @@ def test_what_no_try_makes_right_is_told_at_once(site, knative, method, row, tol
     assert (answer.status, answer.code, executed) == (*told, 0)
     assert knative.unsaid == 2
     check_words(answer, row, caplog.text)
+
+
+@pytest.mark.parametrize("row", [*NOT_EXECUTED, *UNKNOWN])
+def test_a_bundle_is_made_ready_whoever_answered_first(site, knative, row):
+    knative.say(row, path="/warmup")
+    site.gateway.warm_up(Bundle("t1", EXTENSION, site.bundle.content_hash))
+    assert knative.unsaid == 0
 
 
 @pytest.mark.parametrize("row", [*NOT_EXECUTED, *UNKNOWN])

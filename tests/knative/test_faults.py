@@ -11,6 +11,9 @@ import pytest
 from knative_double import double
 from knative_site import KnativeSite
 from peers import OK, each, peer, unused_port
+from support import EXTENSION
+
+from runnerwsgi.protocol import Bundle
 
 BODY = b"hello"
 MARKED = b"X-Runner: runnerwsgi/9\r\n"
@@ -195,7 +198,39 @@ def test_where_pods_share_their_keys_a_lost_answer_is_asked_for_again(tmp_path):
             until(lambda number=number: knative.finished == number)
 
 
+def test_a_bundle_is_made_ready_before_the_first_call_needs_a_pod(tmp_path):
+    with double(tmp_path / "home", pods=0) as knative, KnativeSite(tmp_path, knative.url) as site:
+        bundle = Bundle("t1", EXTENSION, site.bundle.content_hash)
+        assert site.gateway.warm_up(bundle).compiled
+        assert not site.gateway.warm_up(bundle).compiled
+        assert knative.started == 1
+
+
 # Load.
+
+
+def test_a_service_that_nobody_reaches_is_left_alone_for_a_while(tmp_path):
+    with KnativeSite(tmp_path, f"http://127.0.0.1:{unused_port()}") as site:
+        assert [told(post(site)) for _ in range(2)] == [(502, "backend-unreachable")] * 2
+        started = time.monotonic()
+        answer = post(site)
+        assert told(answer) == (503, "overloaded")
+        assert 1 <= int(answer.header("retry-after")) <= 5
+        assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.parametrize("size", [200_000, 8_000_000], ids=["read", "cut off"])
+def test_a_body_that_is_too_large_for_the_runner_is_not_executed(tmp_path, size):
+    env = {"RUNNER_MAX_BODY_BYTES": "100000"}
+    with (
+        double(tmp_path / "home", env=env) as knative,
+        KnativeSite(tmp_path, knative.url, max_body_bytes=10_000_000) as site,
+    ):
+        answer = site.call("POST", body=b"x" * size)
+        # Its 413 may be lost, where the connection ends before the whole body was sent.
+        assert told(answer) in [(413, "body-too-large"), UNKNOWN]
+        assert site.call("POST", body=BODY).status == 200
+        until(lambda: knative.finished == 1)
 
 
 def test_more_than_a_queue_holds_are_told_when_to_come_again(tmp_path):
