@@ -18,6 +18,8 @@ NEEDS = {
     "toolchain": ("npm", "npm"),
     "docker": ("docker", "docker.io"),
     "compose": ("docker-compose", "docker-compose"),
+    "redis": ("redis-server", "redis-server"),
+    "postgres": ("pg_ctlcluster", "postgresql"),
 }
 SLOW_MARKS = ("browser", "toolchain", "docker", "compose", "slow")
 CODE = ("runnerwsgi", "plugins", "tests", "scripts", "benchmarks", "examples")

@@ -5,9 +5,12 @@ import os
 import pytest
 from containers import engine, image, recipe  # noqa: F401 # fixtures
 from far_stores import S3Server
+from own_servers import postgres, redis_server  # noqa: F401 # fixtures
 from peers import certificate, tls, trust  # noqa: F401 # fixtures
 from wheels import ROOT, build_wheel
 
+# What a test needs that uses a fixture, as a mark.
+MARKS = {"engine": "docker", "redis_server": "redis", "postgres": "postgres"}
 STRICT = os.environ.get("RUNNER_TEST_STRICT") == "1"
 
 
@@ -35,8 +38,8 @@ def _fail_if_skipped(report):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "engine" in getattr(item, "fixturenames", ()):
-            item.add_marker("docker")
+        for fixture in MARKS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKS[fixture])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -45,10 +45,22 @@ def call(key="k", body=b"hi", path="/notes", query="", tenant="acme", user=None,
     )
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("postgres", marks=pytest.mark.postgres),
+    ]
+)
 def keys(request, tmp_path):
     """Where keys are kept; the same must hold everywhere."""
-    url = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/keys.db"}[request.param]
+    url = {
+        "memory": lambda: "memory:",
+        "sqlite": lambda: f"sqlite:///{tmp_path}/keys.db",
+        "redis": lambda: request.getfixturevalue("redis_server").new_store(),
+        "postgres": lambda: request.getfixturevalue("postgres").new_store(),
+    }[request.param]()
     store = open_keys(Settings(home=tmp_path, idempotency_url=url))
     yield store
     store.close()
@@ -251,7 +263,19 @@ def test_in_memory_what_runs_cannot_be_forgotten_for_another():
     once.run(call("outer"), outer)
 
 
-@pytest.mark.parametrize("url", ["", "memory", "sqlite:", "ftp://host/", "mysql://host/keys"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("memory", id="no colon"),
+        pytest.param("sqlite:", id="no file"),
+        pytest.param("ftp://me:canary@host/", id="no store"),
+        pytest.param("mysql://me:canary@host/keys", id="another database"),
+        pytest.param("postgresql://me:canary@host:x/keys", id="no port"),
+        pytest.param("redis:", id="redis without a host"),
+        pytest.param("redis://me:canary@host:x", id="redis without a port"),
+    ],
+)
 def test_a_store_that_is_none_is_a_mistake_of_the_configuration(url):
     with pytest.raises(ConfigurationError, match="RUNNER_IDEMPOTENCY_URL") as raised:
         open_keys(Settings(idempotency_url=url))

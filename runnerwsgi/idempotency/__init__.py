@@ -207,12 +207,20 @@ def _database(url: str) -> KeyStore:
     return DatabaseKeys(url)
 
 
+def _redis(url: str) -> KeyStore:
+    from .redis import RedisKeys
+
+    return RedisKeys(url)
+
+
 # By the URL's scheme; what is not used is not loaded.
 _KINDS: Mapping[str, Callable[[str], KeyStore]] = {
     "memory": _memory,
     "sqlite": _database,
     "postgresql": _database,
     "postgres": _database,
+    "redis": _redis,
+    "rediss": _redis,
 }
 
 
