@@ -5,14 +5,11 @@ import os
 import re
 import subprocess
 import sys
-from http.cookiejar import CookieJar
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import urlencode
-from urllib.request import HTTPCookieProcessor, Request, build_opener
 
 import pytest
 from support import pack_files
+from visitor import Visitor
 
 from runnerwsgi import Installs, Settings
 from runnerwsgi.bundles import BundleStore
@@ -37,34 +34,6 @@ def env(tmp_path_factory):
     return env
 
 
-class Site:
-    """A served example, and a browser's cookies for it."""
-
-    def __init__(self, url):
-        self.url = url
-        self.opener = build_opener(HTTPCookieProcessor(CookieJar()))
-
-    def get(self, path, form=None):
-        data = urlencode(form).encode() if form else None
-        request = Request(self.url + path, data, {"Sec-Fetch-Site": "same-origin"})
-        try:
-            with self.opener.open(request, timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    def send(self, page, action, **form):
-        """Fill in the form of a page, with the token that protects it."""
-        names = r'name="(csrf\w*)" value="([^"]+)"'
-        token = dict(re.findall(names, self.get(page)[1]))
-        return self.get(action, token | form)
-
-    def extension(self):
-        status, text = self.get("/runner/extensions/demo.notes")
-        return status, json.loads(text)
-
-
 @pytest.fixture
 def serve(env):
     """Serves an example's folder with waitress, on a port of the system's choice."""
@@ -83,7 +52,7 @@ def serve(env):
         for line in server.stderr:
             said.append(line)
             if found := re.search(r"Serving on (http://\S+)", line):
-                return Site(found[1])
+                return Visitor(found[1])
         raise AssertionError(f"{folder} did not start:\n{''.join(said)}")
 
     yield start
