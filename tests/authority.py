@@ -16,13 +16,17 @@ from cryptography.x509.oid import NameOID
 class Authority:
     """Vouches for whom the tests want, with files in *folder*.
 
+    With *sparing* it leaves out of its certificates what many a cluster's authority lacks, and
+    the strict checks of Python 3.13 look for.
+
     Attributes:
         pem: its own certificate, as bytes.
         file: the file of it.
         client: a context of clients that trust it alone.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, sparing=False):
+        self._sparing = sparing
         self._folder = folder
         self._numbers = count()
         self._key, self._name = new_key(), name_of("Test authority")
@@ -58,17 +62,22 @@ class Authority:
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=hosts is None, path_length=None), critical=True)
-            # These three are required by the strict checks that Python 3.13 turned on.
-            .add_extension(key_usage(signs_certificates=hosts is None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False
-            )
         )
+        if not self._sparing:
+            builder = self._identified(builder, key, signs_certificates=hosts is None)
         if hosts:
             alternatives = x509.SubjectAlternativeName([general_name(host) for host in hosts])
             builder = builder.add_extension(alternatives, critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+    def _identified(self, builder, key, *, signs_certificates):
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        # All three are required by the strict checks that Python 3.13 turned on.
+        return (
+            builder.add_extension(key_usage(signs_certificates=signs_certificates), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(issuer, False)
+        )
 
 
 def new_key():

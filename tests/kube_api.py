@@ -122,9 +122,9 @@ class Request:
 class KubeApi:
     """What is in the cluster, who may see it, and who asked; see the module."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, authority=None):
         self.folder = folder
-        self.authority = Authority(folder)
+        self.authority = authority or Authority(folder)
         self.installed = True
         self.delay = 0.0
         self.requests = []
@@ -466,9 +466,9 @@ class _TlsServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def kube_api(folder):
+def kube_api(folder, authority=None):
     """Run a :class:`KubeApi` until the block ends; its files are below *folder*."""
-    api = KubeApi(folder)
+    api = KubeApi(folder, authority)
     api.start()
     try:
         yield api

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runnerwsgi.client import parse_base
 from runnerwsgi.errors import ConfigurationError
+from runnerwsgi.origins import parse_http_url
 
 from .credentials import Credentials, Kept, Material
 
@@ -69,6 +69,22 @@ class Access:
         return self.authorities.read().decode("ascii", "replace") if self.authorities else None
 
 
+def parse_server(text: str, source: str) -> tuple[Origin, str]:
+    """Origin and path of a Kubernetes API; any address will do, as k3d's 0.0.0.0.
+
+    Raises:
+        ConfigurationError: it is no strict http(s) URL.
+    """
+    try:
+        parsed = parse_http_url(text)
+    except ValueError as exc:
+        raise ConfigurationError(
+            f"{source}: {text!r} is not the address of a Kubernetes API: {exc}. Write it as "
+            "https://kubernetes.example.com:6443."
+        ) from exc
+    return parsed.origin, parsed.target.partition("?")[0].rstrip("/")
+
+
 def _show(context: ssl.SSLContext, certificate: bytes) -> None:
     # OpenSSL reads a private key from a file only: one that no other user can open.
     with tempfile.NamedTemporaryFile() as file:
@@ -91,7 +107,7 @@ def in_cluster(env: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access
     if not host or not port or not (folder / "token").exists():
         return None
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    origin, _ = parse_base(f"https://{place}", "KUBERNETES_SERVICE_HOST", "a Kubernetes API")
+    origin, _ = parse_server(f"https://{place}", "KUBERNETES_SERVICE_HOST")
     return Access(
         origin,
         "",

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
 
 from runnerwsgi.errors import (
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Cluster", "ClusterError"]
 
 GROUP = "serving.knative.dev/v1"
+Plural = Literal["services", "revisions"]
 # What may be asked for, and what it is called in its own JSON.
-KINDS: Mapping[str, str] = {"services": "Service", "revisions": "Revision"}
+KINDS: Mapping[Plural, str] = {"services": "Service", "revisions": "Revision"}
 MAX_OBJECT_BYTES = 4 * 1024 * 1024
 MOST_SECONDS_TO_WAIT = 300.0
 
@@ -119,7 +120,7 @@ class Cluster:
         """Where the way there was found: a context and its files, or a folder."""
         return self._access.source
 
-    def get(self, kind: str, name: str) -> Mapping[str, Any]:
+    def get(self, kind: Plural, name: str) -> Mapping[str, Any]:
         """The object *name* as the API has it.
 
         Args:
@@ -158,7 +159,7 @@ class Cluster:
         except _FAILURES as exc:
             raise self._problem("unreachable", f"cannot be reached: {exc}") from exc
 
-    def _object(self, answer: Answer, kind: str, name: str) -> Mapping[str, Any]:
+    def _object(self, answer: Answer, kind: Plural, name: str) -> Mapping[str, Any]:
         body = _json(answer.body)
         if answer.status == 200:
             if body.get("kind") != KINDS[kind] or body.get("apiVersion") != GROUP:

@@ -139,7 +139,7 @@ class Command:
         spec: what a kubeconfig says below ``exec``.
         folder: of the kubeconfig; a command with a slash is looked for from there.
         cluster: told to the program, where the kubeconfig says so.
-        env: the environment it runs in.
+        env: the environment it runs in, without what is ours (``RUNNER_*``).
 
     Raises:
         ConfigurationError: *spec* asks for what we cannot do.
@@ -163,7 +163,9 @@ class Command:
             info["cluster"] = dict(cluster)
         told = {"apiVersion": self._version, "kind": "ExecCredential", "spec": info}
         own = {str(one["name"]): str(one["value"]) for one in spec.get("env") or ()}
-        self._env = {**env, **own, "KUBERNETES_EXEC_INFO": json.dumps(told)}
+        # The gateway's secrets are none of a cloud's.
+        kept = {name: value for name, value in env.items() if not name.startswith("RUNNER_")}
+        self._env = {**kept, **own, "KUBERNETES_EXEC_INFO": json.dumps(told)}
         self._lock = threading.Lock()
         self._proof: Proof | None = None
         self._until: datetime | None = None

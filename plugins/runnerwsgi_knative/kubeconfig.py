@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from runnerwsgi.client import parse_base
 from runnerwsgi.errors import ConfigurationError
 
-from .access import Access
+from .access import Access, parse_server
 from .credentials import Command, Credentials, Kept, Material, decoded
 
 # What would have to be obeyed to be safe, and is not: rather no access than another one.
@@ -137,8 +136,7 @@ class Kubeconfig:
                 f"{source}: its cluster has a certificate-authority and insecure-skip-tls-verify: "
                 "take the second out."
             )
-        server = str(cluster.said.get("server"))
-        origin, prefix = parse_base(server, f"{source}: server", "a Kubernetes API")
+        origin, prefix = parse_server(str(cluster.said.get("server") or ""), source)
         # In the clear everybody on the way could take them.
         secret = who if origin.scheme == "https" else None
         return Access(

@@ -4,9 +4,11 @@ import os
 import threading
 
 import pytest
+from authority import Authority
 from knative_objects import NAMESPACE, ksvc, revision
 from kube_api import USER, encoded, kube_api
 from peers import always, peer
+from runnerwsgi_knative.access import in_cluster
 from runnerwsgi_knative.cluster import Cluster, ClusterError
 
 from runnerwsgi.errors import ConfigurationError
@@ -165,8 +167,6 @@ def test_a_token_that_vanishes_for_a_moment_stays_in_use(api, pod, caplog):
 
 
 def test_an_authority_that_is_replaced_is_trusted(api, tmp_path, reach):
-    from authority import Authority
-
     folder = tmp_path / "serviceaccount"
     env = api.service_account(folder) | {"HOME": str(tmp_path)}
     other = tmp_path / "other"
@@ -176,6 +176,20 @@ def test_an_authority_that_is_replaced_is_trusted(api, tmp_path, reach):
     assert failure(cluster).kind == "unreachable"
     (folder / "ca.crt").write_bytes(api.authority.pem)
     assert cluster.get("services", "runner")
+
+
+def test_an_authority_of_an_older_cluster_is_trusted(tmp_path):
+    with kube_api(tmp_path, Authority(tmp_path, sparing=True)) as api:
+        api.put(ksvc())
+        cluster = Cluster.from_env({"KUBECONFIG": str(api.kubeconfig())}, NAMESPACE)
+        assert cluster.get("services", "runner")
+        cluster.close()
+
+
+def test_a_pod_may_have_an_ipv6_cluster(api, tmp_path):
+    api.service_account(tmp_path)
+    env = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
+    assert str(in_cluster(env, tmp_path).origin) == "https://[fd00::1]:6443"
 
 
 def test_an_authority_that_turns_into_rubbish_is_told(api, pod):

@@ -366,6 +366,17 @@ def test_a_command_has_the_arguments_and_variables_that_the_kubeconfig_gives_it(
     cluster.close()
 
 
+def test_a_command_does_not_see_the_secrets_of_the_gateway(api, tmp_path):
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\nenv >&2\nenv | grep RUNNER_ >&2\n")
+    tool.chmod(0o755)
+    config = api.kubeconfig(**by_command(tool))
+    env = {"KUBECONFIG": str(config), "RUNNER_SERVICE_TOKEN": "secret-of-ours"}
+    with pytest.raises(ClusterError, match="status 1") as failed:
+        Cluster.from_env(env, NAMESPACE).get("services", "runner")
+    assert "secret-of-ours" not in str(failed.value)
+
+
 BAD_PROGRAMS = {
     "says no JSON": ("no", "cannot be used"),
     "says it in another version": (credential(token="t") | {"apiVersion": "x"}, "no ExecCred"),

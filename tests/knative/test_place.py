@@ -1,5 +1,6 @@
 """Which address calls go to: one that was set, or the one that the Kubernetes API has."""
 
+import os
 import time
 from contextlib import contextmanager
 
@@ -182,6 +183,19 @@ def test_a_service_without_the_tag_has_no_address_of_it(api, resolve):
     api.put(ksvc())
     with pytest.raises(BackendUnreachable, match="no address of the tag next"):
         resolve(tag="next").client(5.0)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_worker_forked_from_who_made_the_place_finds_the_address(api, resolve):
+    api.put(ksvc(address="http://one.test"))
+    place = resolve(seconds=60.0)
+    becomes(place, "http://one.test")
+    late = resolve(seconds=60.0)  # its first look is the parent's, and ends there
+    child = os.fork()
+    if child == 0:
+        found = {one.client(5.0).base for one in (place, late)}
+        os._exit(0 if found == {"http://one.test"} else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_service_that_comes_later_is_found(api, resolve):
