@@ -83,7 +83,7 @@ class RunnerMiddleware:
         self.identify = identify or access.identifier(settings)
         self._assets = Assets(root_of(settings), settings.max_asset_bytes, settings.fetches)
         self._bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
-        self._callbacks = Callbacks(self.installs, settings, self._on_question)
+        self._callbacks = Callbacks(self.installs, settings, self.questions)
         # The first that fits counts: questions come to a place below the pages'.
         self._prefixes = (self._callbacks.path, settings.mount, settings.execute_mount)
         self.gateway = gateway
@@ -129,6 +129,16 @@ class RunnerMiddleware:
         environ["runnerwsgi.gateway"] = self.gateway
         return self.app(environ, start_response)
 
+    def questions(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer the questions of guests that run elsewhere, and nothing else.
+
+        An application of its own: for a server on an address that runners reach and nobody
+        else does.
+        """
+        path = self._callbacks.path
+        rest = paths.under(path, environ.get("PATH_INFO") or "") or ""
+        return self._respond(path, rest, environ)(environ, start_response)
+
     def close(self) -> None:
         """Close the gateway, its backend and every connection."""
         self._switch.close()
@@ -157,14 +167,6 @@ class RunnerMiddleware:
                 settings.execute_mount: handlers,
             },
         )
-
-    def _on_question(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        """Answer on a socket of our own, where nothing but questions is served."""
-        path = self._callbacks.path
-        rest = paths.under(path, environ.get("PATH_INFO") or "") or ""
-        return self._respond(path, rest, environ)(environ, start_response)
 
     def _take_over(self, gateway: Gateway) -> None:
         """Answer with *gateway* from the next request on."""

@@ -78,6 +78,15 @@ def test_without_identify_every_handler_call_is_401(tmp_path):
     assert not site.backend.requests
 
 
+@pytest.mark.parametrize(
+    "path", ["/", "/runner/healthz", f"/api/ext/{EXTENSION}/x", "/runner/internal/v1/storage/get"]
+)
+def test_on_a_server_for_questions_nothing_else_is_answered(site, path):
+    answer = send(site.app.questions, make_environ(path=path, HTTP_SEC_FETCH_SITE=None))
+    assert (answer.status, answer.code) == (401, "unauthenticated")
+    assert not answer.from_host
+
+
 def test_an_error_of_ours_inside_is_an_answer_and_a_traceback_in_the_log(tmp_path, caplog):
     with Site(tmp_path) as site:
         site.installs.find = None

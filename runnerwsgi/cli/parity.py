@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +37,11 @@ from . import output
 from .calls import Observer, call, nothing
 from .command import Command, json_option, wants_json
 from .installs import find, installs_of, tenant_option
+from .questions import answering, parse_place
 
 if TYPE_CHECKING:
     from runnerwsgi.installs import Install
+    from runnerwsgi.origins import Origin
 
 MAX_CELL = 60
 # A guest that asks back at the application's address would find the application's own data.
@@ -71,6 +73,13 @@ def parse_backends(ctx: click.Context, param: click.Parameter, text: str) -> tup
     help=f"Recorded requests, one JSON object a line; {FILE} in an extension's folder is found.",
 )
 @click.option("--recorded-only", is_flag=True, help="Try no generated requests.")
+@click.option(
+    "--answer-at",
+    "place",
+    callback=parse_place,
+    metavar="ADDRESS:PORT",
+    help="Listen there for guests that ask back, such as pods; an address that they reach.",
+)
 @tenant_option
 @json_option
 @click.pass_context
@@ -80,6 +89,7 @@ def parity(
     backends: tuple[str, ...],
     path: Path | None,
     recorded_only: bool,
+    place: Origin | None,
     tenant: str,
 ) -> None:
     """Compare how EXTENSION, its id or its folder, answers on several backends.
@@ -103,7 +113,7 @@ def parity(
                 "--recorded-only out."
             )
         runs = [
-            _tried(backend, samples, install, known, settings)
+            _tried(backend, samples, install, known, settings, place)
             for backend in (*backends, backends[0])
         ]
     labels = list(_labels(samples))
@@ -124,7 +134,12 @@ def _located(extension: str, path: Path | None) -> tuple[str, Path | None]:
 
 
 def _tried(
-    backend: str, samples: Sequence[Sample], install: Install, known: Installs, settings: Settings
+    backend: str,
+    samples: Sequence[Sample],
+    install: Install,
+    known: Installs,
+    settings: Settings,
+    place: Origin | None,
 ) -> list[Seen]:
     """What one backend answers to every request, beginning with nothing stored."""
     observer, kept, seen = Observer(), dict[str, str](), []
@@ -132,8 +147,9 @@ def _tried(
         output.working(f"Asking {backend}"),
         observer.listening(),
         _scratch(install, known) as installs,
-        _gateway(backend, settings, observer) as gateway,
+        _gateway(backend, settings, observer, place) as gateway,
         closing(_Asker(gateway, observer, installs, settings, install)) as ask,
+        answering(ask.questions, place) if place else nullcontext(),
     ):
         gateway.warm_up(Bundle(install.tenant_id, install.extension_id, install.content_hash))
         for sample in samples:
@@ -154,9 +170,13 @@ def _scratch(install: Install, known: Installs) -> Iterator[Installs]:
 
 
 @contextmanager
-def _gateway(backend: str, settings: Settings, observer: Observer) -> Iterator[Gateway]:
+def _gateway(
+    backend: str, settings: Settings, observer: Observer, place: Origin | None
+) -> Iterator[Gateway]:
     env = {**os.environ, "RUNNER_BACKEND": backend}
-    if not env.get(CALLBACK_BASE, "unix:").startswith("unix:"):
+    if place:
+        env[CALLBACK_BASE] = str(place)
+    elif not env.get(CALLBACK_BASE, "unix:").startswith("unix:"):
         del env[CALLBACK_BASE]
     with Gateway.load(replace(settings, backend=backend), env, observer) as gateway:
         gateway.probe()  # one error that says why, rather than a table full of it
@@ -185,6 +205,7 @@ class _Asker:
             installs=installs,
             settings=settings,
         )
+        self.questions = self._middleware.questions
 
     def __call__(self, sample: Sample) -> tuple[Seen, bytes | None]:
         """What comes back, as it is compared, and the answer's body."""
