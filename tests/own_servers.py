@@ -82,7 +82,7 @@ class PostgresServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self):
-        off = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
+        off = ("fsync=off", "full_page_writes=off")
         settings = (*off, f"unix_socket_directories={self._folder}", "listen_addresses=")
         command = [self._bin / "postgres", "-D", self._folder / "data"]
         command += [word for setting in settings for word in ("-c", setting)]

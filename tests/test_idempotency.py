@@ -4,6 +4,7 @@ import time
 from contextlib import closing
 
 import pytest
+from keyed import SHARED, TTL, Guest, call, store_url
 
 from runnerwsgi.errors import (
     ConfigurationError,
@@ -16,52 +17,13 @@ from runnerwsgi.errors import (
 from runnerwsgi.idempotency import MAX_ANSWER_BYTES, OVER, Ended, Once, Record, open_keys
 from runnerwsgi.idempotency.database import SWEEP_EVERY, DatabaseKeys
 from runnerwsgi.idempotency.memory import MemoryKeys
-from runnerwsgi.protocol import Context, ExecuteRequest, HttpRequest, Limits, User
 from runnerwsgi.settings import Settings
 
-TTL = 3600
 
-
-class Guest:
-    """Counts how often it was executed."""
-
-    def __init__(self, envelope=b"{}", *, executed=True):
-        self.envelope = envelope
-        self.executed = executed
-        self.count = 0
-
-    def __call__(self):
-        self.count += 1
-        return Ended(self.envelope, self.executed)
-
-
-def call(key="k", body=b"hi", path="/notes", query="", tenant="acme", user=None, timeout_ms=5000):
-    return ExecuteRequest(
-        Context(tenant, "demo.notes", "sha256:" + "0" * 64),
-        HttpRequest("POST", path, query, (), body),
-        Limits(timeout_ms),
-        user=User(user) if user else None,
-        idempotency_key=key,
-    )
-
-
-@pytest.fixture(
-    params=[
-        "memory",
-        "sqlite",
-        pytest.param("redis", marks=pytest.mark.redis),
-        pytest.param("postgres", marks=pytest.mark.postgres),
-    ]
-)
+@pytest.fixture(params=["memory", *SHARED])
 def keys(request, tmp_path):
     """Where keys are kept; the same must hold everywhere."""
-    url = {
-        "memory": lambda: "memory:",
-        "sqlite": lambda: f"sqlite:///{tmp_path}/keys.db",
-        "redis": lambda: request.getfixturevalue("redis_server").new_store(),
-        "postgres": lambda: request.getfixturevalue("postgres").new_store(),
-    }[request.param]()
-    store = open_keys(Settings(home=tmp_path, idempotency_url=url))
+    store = open_keys(Settings(home=tmp_path, idempotency_url=store_url(request, tmp_path)))
     yield store
     store.close()
 
