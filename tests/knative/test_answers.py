@@ -7,10 +7,12 @@ import json
 import time
 
 import pytest
-from knative_double import ROWS, double
+from knative_double import double
 from knative_site import KnativeSite
+from platform_rows import ROWS
 from support import EXTENSION
 
+from runnerwsgi import retries
 from runnerwsgi.protocol import Bundle
 
 BODY = b"hello"
@@ -65,8 +67,9 @@ def knative(folder):
 
 
 @pytest.fixture
-def site(folder, knative):
+def site(folder, knative, monkeypatch):
     """Its own gateway in each test: its breaker is closed and its retries are unspent."""
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
     with KnativeSite(folder, knative.url) as made:
         knative.ingress.unsaid.clear()
         yield made

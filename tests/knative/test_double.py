@@ -6,8 +6,9 @@ import time
 import pytest
 from asking import ask, ask_at_once
 from hops import Clock
-from knative_double import FULL, ROWS, double
+from knative_double import double
 from peers import always, peer
+from platform_rows import FULL, ROWS
 from servers import serving
 from wheels import ROOT
 

@@ -1,5 +1,6 @@
 """The double of the queue-proxy, and where one is given the real one: the same in each case."""
 
+import select
 import threading
 import time
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class Kind:
             yield proxy, container
 
 
-KINDS = {"the double": Kind(QueueProxy, 0.4)}
+KINDS = {"the double": Kind(QueueProxy, 0.3)}
 if BINARY:
     KINDS["the real one"] = Kind(real_queue_proxy, 1)
 
@@ -46,7 +47,7 @@ def after(seconds, data=OK):
 
     def script(talk):
         while talk.request():
-            time.sleep(seconds)
+            wait(talk, seconds)
             talk.send(data)
 
     return script
@@ -58,9 +59,14 @@ def bursts(*parts):
     def script(talk):
         talk.request()
         for part in parts:
-            talk.send(part) if isinstance(part, bytes) else time.sleep(part)
+            talk.send(part) if isinstance(part, bytes) else wait(talk, part)
 
     return script
+
+
+def wait(talk, seconds):
+    """Let time pass, as long as somebody is there who waits."""
+    select.select([talk.sock], [], [], seconds)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +249,12 @@ def test_where_nobody_listens_it_says_that_it_could_not_dial(kind):
         heard = ask(proxy.url, "POST", "/", b"x")
     place = target.removeprefix("http://")
     assert heard.said == (502, f"dial tcp {place}: connect: connection refused\n")
+
+
+def test_a_container_that_is_not_ready_is_told_to_who_asks_for_that(kind):
+    asked = {"User_Agent": "Knative-Autoscaling-Probe", "K_Network_Probe": "queue"}
+    with kind.start(f"http://127.0.0.1:{unused_port()}") as proxy:
+        assert ask(proxy.url, **asked).said == (503, "")
 
 
 @pytest.mark.parametrize("head", [CHUNKED + b"5\r\nab", SIZED + b"ab"], ids=["chunks", "length"])
