@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def serving(home):
-    """The address of a shop that keeps everything under *home*."""
-    env = os.environ | {"RUNNER_BACKEND": "wasm", "RUNNER_HOME": str(home)}
+def serving(home, port=0, **env):
+    """The address of a shop that keeps everything under *home*; *env* are further variables."""
+    env = os.environ | {"RUNNER_BACKEND": "wasm", "RUNNER_HOME": str(home)} | env
     notes = shutil.copytree(ROOT / "examples/extensions/notes-panel", home / "notes-panel")
     install = [Path(sys.executable).with_name("runnerwsgi"), "install", notes, "--yes"]
     subprocess.run([*install, "--config", "greeting=Welcome back"], env=env, check=True)
-    serve = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "app:application"]
+    serve = [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", "app:application"]
     log = home / "server.log"
     with log.open("w") as out:
         server = subprocess.Popen(serve, env=env, cwd=ROOT / "examples/flask_app", stderr=out)
