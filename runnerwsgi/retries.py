@@ -31,8 +31,9 @@ LONGEST_PAUSE_SECONDS = 2.0
 SAVINGS = 10.0
 
 IN_A_ROW = 5
-WINDOW_SECONDS = 10.0
+WINDOW_SECONDS = 10
 WINDOW_CALLS = 20
+WINDOW_MOMENTS = 3
 OPEN_SECONDS = 5.0
 LONGEST_OPEN_SECONDS = 60.0
 
@@ -41,8 +42,12 @@ class Breaker:
     """Sends nothing for a while to a peer that fails, so that its callers hear at once.
 
     Open for 5 seconds after five failures in a row, or when half of at least twenty exchanges
-    within ten seconds failed; then one exchange tries, and each one that fails doubles the time,
-    to a minute at most. Only what never reached a runner, or got no answer of one, counts.
+    within ten seconds failed, in three of these seconds or more; then one exchange tries, and
+    each one that fails doubles the time, to a minute at most. Only what never reached a runner,
+    or got no answer of one, counts.
+
+    A pod that dies breaks everything that it was doing, while others go on: exchanges that were
+    under way when one failed are in the same row as that one, and count no further.
 
     Example::
 
@@ -54,11 +59,13 @@ class Breaker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._begun = 0
         self._reset()
 
     def _reset(self) -> None:
         self._row = 0
-        self._recent: deque[tuple[float, bool]] = deque(maxlen=WINDOW_CALLS)
+        self._in_row = self._begun  # exchanges up to this one count no further
+        self._recent = _Recent()
         self._until = 0.0
         self._open_for = 0.0
         self._trying = False
@@ -75,7 +82,7 @@ class Breaker:
         Raises:
             Overloaded: nothing is sent now; it says when something will be.
         """
-        is_trial = self._enter()
+        number, is_trial = self._enter()
         failed: bool | None = None
         try:
             yield
@@ -84,28 +91,29 @@ class Breaker:
             failed = _failed(exc)
             raise
         finally:
-            self._leave(failed, is_trial)
+            self._leave(failed, number, is_trial)
 
-    def _enter(self) -> bool:
+    def _enter(self) -> tuple[int, bool]:
         self._forget_parents()
         with self._lock:
             left = self._until - time.monotonic()
             if left > 0 or (self._open_for and self._trying):
                 raise Overloaded(
-                    f"the runner failed {self._row} times in a row: nothing is sent for now",
+                    "the runner failed again and again: nothing is sent for now",
                     retry_after=max(1, math.ceil(left)),
                 )
             self._trying = bool(self._open_for)
-            return self._trying
+            self._begun += 1
+            return self._begun, self._trying
 
-    def _leave(self, failed: bool | None, is_trial: bool) -> None:
+    def _leave(self, failed: bool | None, number: int, is_trial: bool) -> None:
         with self._lock:
             if is_trial:
                 self._trying = False
             if failed is None:
                 return
             if failed:
-                self._on_failure(is_trial)
+                self._on_failure(number, is_trial)
             else:
                 self._on_success(is_trial)
 
@@ -114,26 +122,46 @@ class Breaker:
             self._reset()
             return
         self._row = 0
-        self._recent.append((time.monotonic(), False))
+        self._recent.add(time.monotonic(), failed=False)
 
-    def _on_failure(self, is_trial: bool) -> None:
+    def _on_failure(self, number: int, is_trial: bool) -> None:
         now = time.monotonic()
-        self._row += 1
-        self._recent.append((now, True))
+        if number > self._in_row:
+            self._row += 1
+            self._in_row = self._begun
+        self._recent.add(now, failed=True)
         if is_trial or (not self._open_for and self._is_too_much(now)):
             self._open_for = min(max(OPEN_SECONDS, 2 * self._open_for), LONGEST_OPEN_SECONDS)
             self._until = now + self._open_for
 
     def _is_too_much(self, now: float) -> bool:
-        recent = [failed for at, failed in self._recent if now - at < WINDOW_SECONDS]
-        half = len(recent) >= WINDOW_CALLS and 2 * sum(recent) >= len(recent)
-        return self._row >= IN_A_ROW or half
+        return self._row >= IN_A_ROW or self._recent.is_bad(now)
 
     def _forget_parents(self) -> None:
         # A trial that was under way in the parent never ends in a forked child.
         if self._pid != os.getpid():
             self._lock, self._pid = threading.Lock(), os.getpid()
             self._reset()
+
+
+class _Recent:
+    """How many exchanges ended in each of the last seconds, and how many of them failed."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[list[int]] = deque(maxlen=WINDOW_SECONDS)
+
+    def add(self, now: float, *, failed: bool) -> None:
+        second = int(now)
+        if not self._seconds or self._seconds[-1][0] != second:
+            self._seconds.append([second, 0, 0])
+        self._seconds[-1][1] += 1
+        self._seconds[-1][2] += failed
+
+    def is_bad(self, now: float) -> bool:
+        recent = [one for one in self._seconds if now - one[0] <= WINDOW_SECONDS]
+        ended, failed = (sum(one[n] for one in recent) for n in (1, 2))
+        moments = sum(one[2] > 0 for one in recent)
+        return ended >= WINDOW_CALLS and 2 * failed >= ended and moments >= WINDOW_MOMENTS
 
 
 def _failed(exc: RunnerError) -> bool | None:

@@ -162,12 +162,40 @@ def test_after_five_failures_in_a_row_nothing_is_sent(later):
     assert not breaker.is_open
 
 
-def test_when_half_of_twenty_fail_nothing_is_sent():
+def test_when_half_of_twenty_fail_nothing_is_sent(later):
     breaker = Breaker()
-    for _ in range(WINDOW_CALLS // 2):
+    for number in range(WINDOW_CALLS // 2):
+        later(number / 2)
         succeed(breaker)
         assert not breaker.is_open
         fail(breaker)
+    assert breaker.is_open
+
+
+def fail_together(breaker, calls):
+    held = [breaker.watching() for _ in range(calls)]
+    for one in held:
+        one.__enter__()
+    for one in held:
+        assert not one.__exit__(BackendUnreachable, BackendUnreachable("gone"), None)
+
+
+def test_a_pod_that_dies_with_all_its_calls_has_failed_once(later):
+    breaker = Breaker()
+    for second in range(10):
+        later(second)
+        for _ in range(WINDOW_CALLS + 1):
+            succeed(breaker)
+        fail_together(breaker, WINDOW_CALLS)
+        assert not breaker.is_open
+
+
+def test_calls_that_fail_together_again_and_again_open_it(later):
+    breaker = Breaker()
+    for number in range(IN_A_ROW):
+        later(number / 10)
+        assert not breaker.is_open
+        fail_together(breaker, WINDOW_CALLS)
     assert breaker.is_open
 
 
