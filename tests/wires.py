@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from peers import reset
 
+HEAD_ENDS = b"\r\n\r\n"
+
 
 class Wires:
     """Carry bytes to servers and back.
@@ -26,7 +28,7 @@ class Wires:
     def cut(self, times=1, *, in_body=False, also=lambda: None):
         """Break off the next answers, whoever gives them: before they begin, or before they end.
 
-        The server has done its work by then. *also* is called before the connection is reset.
+        The server has done its work by then. *also* is called before the connection ends.
         """
         with self._lock:
             self._left, self._in_body, self._also = times, in_body, also
@@ -39,12 +41,19 @@ class Wires:
                 for end in select.select([near, far], [], [])[0]:
                     data = end.recv(65536)
                     if end is far and data and self._is_cut():
-                        near.sendall(data[:-1] if self._in_body else b"")
-                        self._also()
-                        return reset(near)
+                        return self._end(near, far, data)
                     if not data:
                         return None
                     other[end].sendall(data)
+
+    def _end(self, near, far, data):
+        self._also()
+        if not self._in_body:
+            return reset(near)
+        # The head comes alone, often.
+        while data.endswith(HEAD_ENDS) or HEAD_ENDS not in data:
+            data += far.recv(65536)
+        return near.sendall(data[:-1])
 
     def _is_cut(self):
         with self._lock:

@@ -34,6 +34,15 @@ def forgetful(home, tmp_path_factory):
         yield ways
 
 
+@pytest.fixture(scope="module")
+def sharing(home, tmp_path_factory):
+    """The wires to two runners with one store of idempotency keys."""
+    folder = tmp_path_factory.mktemp("sharing")
+    url = f"sqlite:///{folder}/keys.db"
+    with two_runners(home, folder, RUNNER_IDEMPOTENCY_URL=url) as ways:
+        yield ways
+
+
 @pytest.fixture(scope="module", params=PROFILES)
 def profile(request):
     return request.param
@@ -61,3 +70,55 @@ def test_what_contour_repeats_is_executed_again_without_a_common_store(
     expected = {"kourier": ("outcome-unknown", 1), "contour": ("ok", 2)}
     told = "ok" if answer.status == 200 else answer.code
     assert (told, application.executed(f"forgetful-{profile}")) == expected[profile]
+
+
+@pytest.mark.parametrize(
+    ("cuts", "in_body"),
+    [
+        pytest.param(1, False, id="cut before its headers"),
+        pytest.param(2, False, id="cut twice before its headers"),
+        pytest.param(1, True, id="cut in its body"),
+    ],
+)
+def test_a_post_is_executed_once_whoever_repeats_it(
+    application, sharing, ingress, profile, cuts, in_body
+):
+    ingress.point(*sharing.urls)
+    name = f"{profile}-{cuts}-{in_body}"
+    assert application.call(f"{name}-first").status == 200
+    before, repeated = sharing.cuts, ingress.count("upstream_rq_retry")
+    sharing.cut(cuts, in_body=in_body)
+    answer = application.call(name)
+    assert (answer.status, application.executed(name)) == (200, 1)
+    assert sharing.cuts == before + cuts
+    by_ingress = ingress.count("upstream_rq_retry") - repeated
+    assert by_ingress == (cuts if profile == "contour" and not in_body else 0)
+
+
+def test_a_gateway_that_has_heard_of_no_store_asks_again_with_its_callers_help(
+    application, sharing, ingress, profile
+):
+    ingress.point(*sharing.urls)
+    name = f"unheard-{profile}"
+    sharing.cut(in_body=True)
+    unknown = application.call(name)
+    assert (unknown.status, unknown.code) == (504, "outcome-unknown")
+    assert application.executed(name) == 1
+    again = application.call(name, key=unknown.json["idempotency_key"])
+    assert (again.status, application.executed(name)) == (200, 1)
+
+
+def test_no_pod_left_is_told_with_the_key_since_one_may_have_executed_it(
+    application, sharing, ingress, profile
+):
+    ingress.point(*sharing.urls)
+    name = f"emptied-{profile}"
+    assert application.call(f"{name}-first").status == 200
+    sharing.cut(also=ingress.point)
+    lost = application.call(name)
+    # Contour had a second try, which found nobody; of its first it tells nothing.
+    codes = {"kourier": "outcome-unknown", "contour": "backend-starting"}
+    assert (lost.code, application.executed(name)) == (codes[profile], 1)
+    ingress.point(*sharing.urls)
+    again = application.call(name, key=lost.json["idempotency_key"])
+    assert (again.status, application.executed(name)) == (200, 1)
