@@ -1,0 +1,81 @@
+"""A thousand calls while runners are killed: none is executed twice, and each is told the truth."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from counted import gateway_variables, only, runner_variables
+from counting import counting_home
+from envoy import PROFILES, envoy
+from fleet import fleet, unrest
+from servers import serving
+from switching import entries_of
+
+CALLS = 1000
+CONCURRENCY = 32
+RUNNERS = 3
+GUNICORN = (
+    *("gunicorn", "--bind=127.0.0.1:0", "--workers=2"),
+    *("--worker-class=gthread", f"--threads={CONCURRENCY}"),
+)
+# Room for all callers in each process: refusals for want of threads are another test's.
+THREADS = {"RUNNER_THREADS": str(2 * CONCURRENCY)}
+# What an answer says of a call: it was not executed, or nobody can tell yet.
+NOT_EXECUTED = {"backend-unreachable", "backend-starting", "overloaded"}
+UNKNOWN = {"outcome-unknown", "idempotency-in-flight"}
+
+
+class Calls:
+    """What became of calls, by their names.
+
+    Attributes:
+        told: of each call, what its last answer said.
+    """
+
+    def __init__(self, server):
+        self._server = server
+        self.told = {}
+
+    def call(self, name):
+        """Call once; each name has a key of its own."""
+        path, key = f"/api/ext/acme.counter/{name}", f"key-{name}"
+        status, _, body = self._server.send("POST", path, b"", timeout=60, Idempotency_Key=key)
+        self.told[name] = "ok" if status == 200 else json.loads(body)["code"]
+
+    def all(self, names):
+        """Call each of these once, so many at a time."""
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            list(pool.map(self.call, names))
+
+    def of(self, codes):
+        """Those calls that were told one of *codes*."""
+        return {name for name, code in self.told.items() if code in codes}
+
+
+def check(calls, home):
+    """Hold what callers were told against what the guest wrote down."""
+    executed = {int(path.strip("/")): times for path, (times, _) in entries_of(home).items()}
+    assert set(executed.values()) == {1}
+    assert set(calls.told.values()) <= {"ok", *NOT_EXECUTED, *UNKNOWN}
+    assert calls.of({"ok"}) <= set(executed)
+    assert set(executed) <= calls.of({"ok", *UNKNOWN})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", PROFILES)
+def test_runners_that_are_killed_lose_and_double_nothing(profile, tmp_path):
+    home = counting_home(tmp_path)
+    keys = {"RUNNER_IDEMPOTENCY_URL": f"sqlite:///{tmp_path}/keys.db"}
+    env = runner_variables(home) | THREADS | keys
+    with envoy(profile) as ingress, fleet(tmp_path, ingress, RUNNERS, **env) as runners:
+        variables = only(gateway_variables(home, ingress.address, **THREADS))
+        with serving(*GUNICORN, "app:application", cwd=home, env=variables) as server:
+            calls = Calls(server)
+            with unrest(runners):
+                calls.all(range(CALLS))
+            check(calls, home)
+            assert runners.killed >= 3
+            assert len(calls.of({"ok"})) > 0.9 * CALLS, calls.told
+            # Whoever asks again, with the same key, is told what came of it, or that it is unknown.
+            calls.all(calls.of(NOT_EXECUTED | UNKNOWN))
+            check(calls, home)
