@@ -59,10 +59,15 @@ ADVICE: tuple[tuple[str, str], ...] = (
     ("not a database", "{setting} names a file that something else wrote."),
     ("malformed", "the file is damaged: restore it from a backup."),
     ("locked", "another process holds it for longer than 5 seconds: find and stop that one."),
+    ("authentication failed", "check user and password in {setting}."),
+    ("fatal:  role", "check user and password in {setting}."),
+    ("failed to resolve host", "there is no server of that name: correct {setting}."),
+    ("fatal:  database", "make that database on the server, or correct {setting}."),
+    ("too many clients", "allow more connections there (max_connections), or pool them."),
     ("could not connect", "check that the server runs, and {setting}."),
-    ("connection failed", "check that the server runs, and {setting}."),
+    ("connection to server", "check that the server runs, and {setting}."),
     ("connection refused", "check that the server runs, and {setting}."),
-    ("timeout expired", "check that the server runs and answers, and {setting}."),
+    ("connection timeout", "check that the server runs and answers, and {setting}."),
     ("permission denied", "give its user the right to make, read and write tables there."),
 )
 OTHER_ADVICE = "check {setting} and the database's own log."
@@ -117,7 +122,8 @@ class Database:
     @property
     def where(self) -> str:
         """The URL without its password, for messages."""
-        return self.url.render_as_string(hide_password=True)
+        hidden = {name: "***" for name in self.url.query if "pass" in name}
+        return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
 
     def exists(self) -> bool:
         """Whether there may be something to read: False for an SQLite file that is not there."""

@@ -5,7 +5,7 @@ import os
 import pytest
 from containers import engine, image, recipe  # noqa: F401 # fixtures
 from far_stores import S3Server
-from own_servers import postgres, redis_server  # noqa: F401 # fixtures
+from own_servers import database_url, postgres, redis_server  # noqa: F401 # fixtures
 from peers import certificate, tls, trust  # noqa: F401 # fixtures
 from wheels import ROOT, build_wheel
 

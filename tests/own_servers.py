@@ -105,10 +105,10 @@ class PostgresServer:
             connection.execute(statement)
 
     def new_store(self):
-        """The URL of an empty database."""
+        """The URL of what is as good as an empty database, and made sooner: a schema."""
         name = f"store_{next(_names)}"
-        self.run(f"CREATE DATABASE {name}")
-        return f"postgresql://runner@/{name}?host={self._folder}"
+        self.run(f"CREATE SCHEMA {name}")
+        return f"postgresql://runner@/postgres?host={self._folder}&options=-csearch_path%3D{name}"
 
     def _initdb(self):
         command = [self._bin / "initdb", "-D", self._folder / "data", "-U", "runner", "-A", "trust"]
@@ -132,6 +132,18 @@ def postgres():
     """A PostgreSQL for the whole run."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request, tmp_path):
+    """The URL of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/runnerwsgi.db"
+    return request.getfixturevalue("postgres").new_store()
+
+
+# For what is so of files alone, or told of them.
+sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def _need(command, package):

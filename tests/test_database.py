@@ -4,12 +4,14 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from peers import peer
 
 from runnerwsgi.database import Database, advance, generation, generations
 from runnerwsgi.errors import ConfigurationError, StorageError
@@ -21,8 +23,15 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def database(file):
+def on_disk(file):
     database = Database(f"sqlite:///{file}")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def database(database_url):
+    database = Database(database_url)
     yield database
     database.close()
 
@@ -36,14 +45,14 @@ def read_generation(database, name="x"):
         return generation(connection, name)
 
 
-def test_nothing_is_opened_before_it_is_needed(database, file):
+def test_nothing_is_opened_before_it_is_needed(on_disk, file):
     assert not file.exists()
-    assert read_generation(database) == 0
+    assert read_generation(on_disk) == 0
     assert file.exists()
 
 
-def test_what_was_written_is_read_by_another_database_object(database, file):
-    assert [raise_generation(database) for _ in range(3)] == [1, 2, 3]
+def test_what_was_written_is_read_by_another_database_object(on_disk, file):
+    assert [raise_generation(on_disk) for _ in range(3)] == [1, 2, 3]
     other = Database(f"sqlite:///{file}")
     assert read_generation(other) == 3
     other.close()
@@ -65,8 +74,8 @@ def test_a_reading_transaction_keeps_nothing(database):
     assert read_generation(database) == 0
 
 
-def test_files_and_folder_are_their_owners_alone(database, file):
-    with database.begin() as connection:
+def test_files_and_folder_are_their_owners_alone(on_disk, file):
+    with on_disk.begin() as connection:
         advance(connection, "x")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in file.parent.iterdir()}
     assert modes == {"test.db": 0o600, "test.db-wal": 0o600, "test.db-shm": 0o600}
@@ -77,8 +86,8 @@ def test_files_and_folder_are_their_owners_alone(database, file):
     ("pragma", "value"),
     [("journal_mode", "wal"), ("busy_timeout", 5000), ("foreign_keys", 1), ("synchronous", 1)],
 )
-def test_every_connection_is_set_up(database, pragma, value):
-    with database.connect() as connection:
+def test_every_connection_is_set_up(on_disk, pragma, value):
+    with on_disk.connect() as connection:
         assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
 
 
@@ -96,17 +105,15 @@ def test_readers_go_on_while_one_writes(database):
             assert pool.submit(read_generation, database).result(timeout=2) == 1
 
 
-def test_processes_that_start_together_make_one_database(file):
+def test_processes_that_start_together_make_one_database(database, database_url):
     code = (
         "import sys; from runnerwsgi.database import *\n"
         "Database(sys.argv[1]).write(lambda connection: advance(connection, 'x'))"
     )
-    command = [sys.executable, "-c", code, f"sqlite:///{file}"]
+    command = [sys.executable, "-c", code, database_url]
     processes = [subprocess.Popen(command) for _ in range(4)]
     assert [process.wait(timeout=30) for process in processes] == [0] * 4
-    database = Database(f"sqlite:///{file}")
     assert read_generation(database) == 4
-    database.close()
 
 
 def in_child(work):
@@ -135,8 +142,8 @@ def test_a_forked_child_opens_the_database_on_its_own(database):
     assert raise_generation(database) == 3
 
 
-def test_a_forked_child_inherits_no_idle_connection(database, file):
-    raise_generation(database)
+def test_a_forked_child_inherits_no_idle_connection(on_disk, file):
+    raise_generation(on_disk)
 
     def is_the_database(descriptor):
         try:
@@ -149,7 +156,9 @@ def test_a_forked_child_inherits_no_idle_connection(database, file):
 
 
 # The one connection that was busy while its pool was replaced is left to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
+@pytest.mark.filterwarnings(
+    "ignore:unclosed database:ResourceWarning", "ignore:.*psycopg.Connection:ResourceWarning"
+)
 def test_a_fork_in_the_middle_of_a_transaction_harms_neither_side(database):
     with database.begin() as connection:
         advance(connection, "x")
@@ -186,12 +195,12 @@ def test_a_lost_race_is_run_again(database):
     assert tried == [0, 1]
 
 
-def test_a_race_that_is_always_lost_is_an_error(database):
-    with database.begin() as connection:
+def test_a_race_that_is_always_lost_is_an_error(on_disk):
+    with on_disk.begin() as connection:
         connection.execute(generations.insert(), {"name": "taken", "number": 1})
     insert = generations.insert().values(name="taken", number=1)
     with pytest.raises(StorageError, match="UNIQUE"):
-        database.write(lambda connection: connection.execute(insert))
+        on_disk.write(lambda connection: connection.execute(insert))
 
 
 @pytest.mark.parametrize(
@@ -227,8 +236,39 @@ def _installed(name):
     return find_spec(name) is not None
 
 
-def test_a_password_is_never_shown():
-    database = Database("postgresql://me:canary-pw@127.0.0.1:1/x")
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        pytest.param("postgresql://me:canary-pw@127.0.0.1:1/x", "that the server runs", id="port"),
+        pytest.param("postgresql://me@no-such-host.invalid/x", "no server of that name", id="name"),
+        pytest.param("postgres://runner@/none?{rest}", "make that database", id="database"),
+        pytest.param("postgresql+psycopg://me@/postgres?{rest}", "user and password", id="user"),
+    ],
+)
+def test_a_server_that_lets_nobody_in_says_what_to_do(postgres, url, says):
+    rest = postgres.new_store().partition("?")[2]
+    with pytest.raises(StorageError, match=says) as raised:
+        read_generation(Database(url.format(rest=rest)))
+    assert "canary-pw" not in str(raised.value)
+
+
+@pytest.mark.postgres
+def test_a_server_that_does_not_answer_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr("runnerwsgi.database.CONNECT_SECONDS", 2)  # the least that libpq takes
+    with peer(lambda talk: time.sleep(3)) as silent:
+        started = time.monotonic()
+        with pytest.raises(StorageError, match="runs and answers"):
+            read_generation(Database(f"postgresql://me@127.0.0.1:{silent.port}/x"))
+        assert time.monotonic() - started < 2.9
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:canary-pw@127.0.0.1:1/x", "postgresql://me@127.0.0.1:1/x?password=canary-pw"],
+    ids=["before the host", "among the options"],
+)
+def test_a_password_is_never_shown(url):
+    database = Database(url)
     assert "canary-pw" not in repr(database)
     assert "canary-pw" not in database.where
 
@@ -283,30 +323,30 @@ def test_a_folder_instead_of_a_file_says_so(file):
         read_generation(Database(f"sqlite:///{file}"))
 
 
-def test_a_full_disk_says_so_and_keeps_what_was_there(database, file):
-    raise_generation(database)
+def test_a_full_disk_says_so_and_keeps_what_was_there(on_disk, file):
+    raise_generation(on_disk)
     rows = [{"name": f"{number:064}", "number": number} for number in range(5000)]
     with file_size_limit(150_000), pytest.raises(StorageError, match="its disk is full"):
-        database.write(lambda connection: connection.execute(generations.insert(), rows))
-    assert read_generation(database) == 1
-    assert raise_generation(database) == 2
+        on_disk.write(lambda connection: connection.execute(generations.insert(), rows))
+    assert read_generation(on_disk) == 1
+    assert raise_generation(on_disk) == 2
 
 
-def test_a_lock_that_is_held_too_long_says_so(database, file):
+def test_a_lock_that_is_held_too_long_says_so(on_disk, file):
     import sqlite3
 
-    raise_generation(database)
-    with database.connect() as connection:
+    raise_generation(on_disk)
+    with on_disk.connect() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout=50")
     holder = sqlite3.connect(file, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     try:
         with pytest.raises(StorageError, match="another process holds it"):
-            raise_generation(database)
+            raise_generation(on_disk)
     finally:
         holder.execute("ROLLBACK")
         holder.close()
-    assert raise_generation(database) == 2
+    assert raise_generation(on_disk) == 2
 
 
 def test_a_read_only_file_says_so():

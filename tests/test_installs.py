@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
+from own_servers import PostgresServer, sqlite_only
 
 from runnerwsgi.database import Database, metadata
 from runnerwsgi.errors import ConfigurationError, SecretsUnavailable, StorageError
@@ -25,21 +26,21 @@ def manifest(version="1.0.0"):
     return Manifest.from_json(f'{{"name": "acme.hello", "version": "{version}"}}')
 
 
-def open_installs(home):
-    return Installs(Database(f"sqlite:///{home}/runnerwsgi.db"), Vault(home / "secret.key"))
+def open_installs(home, url):
+    return Installs(Database(url), Vault(home / "secret.key"))
 
 
 @pytest.fixture
-def installs(tmp_path):
-    installs = open_installs(tmp_path)
+def installs(tmp_path, database_url):
+    installs = open_installs(tmp_path, database_url)
     yield installs
     installs.close()
 
 
 @pytest.fixture
-def other_process(tmp_path):
+def other_process(tmp_path, database_url):
     """Installs over the same database, as another process of the server has them."""
-    installs = open_installs(tmp_path)
+    installs = open_installs(tmp_path, database_url)
     yield installs
     installs.close()
 
@@ -138,6 +139,7 @@ def test_secrets_stay_unless_they_are_given(installs):
     assert installs.secret(install_id, "b") is None
 
 
+@sqlite_only
 def test_secrets_are_not_readable_on_disk(installs, tmp_path):
     installs.add("acme", "acme.hello", HASH, manifest(), secrets={"key": CANARY})
     installs.close()
@@ -216,6 +218,7 @@ def test_looking_up_does_not_ask_the_database(installs):
     assert len(asked) <= 1 + (time.monotonic() - started)
 
 
+@sqlite_only
 def test_a_database_that_fails_leaves_the_copy_in_use(installs, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     installs.add("acme", "acme.hello", HASH, manifest())
@@ -239,10 +242,32 @@ def test_a_database_that_fails_leaves_the_copy_in_use(installs, tmp_path, caplog
     assert caplog.text.count("is back.") == 1
 
 
+@pytest.mark.postgres
+def test_a_server_that_fails_leaves_the_copy_in_use(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    with (
+        PostgresServer() as server,
+        closing(open_installs(tmp_path, server.new_store())) as installs,
+    ):
+        installs.add("acme", "acme.hello", HASH, manifest())
+        server.stop()
+        installs._next_look = 0.0
+        assert installs.find("acme", "acme.hello") is not None
+        assert "check that the server runs, and RUNNER_DATABASE_URL" in caplog.text
+        with pytest.raises(StorageError):
+            installs.remove("acme", "acme.hello")
+        server.start()
+        installs._next_look = 0.0
+        assert installs.find("acme", "acme.hello") is not None
+        assert caplog.text.count("is back.") == 1
+        assert installs.remove("acme", "acme.hello")
+
+
 def test_a_database_that_was_never_read_is_an_error(tmp_path):
     (tmp_path / "runnerwsgi.db").mkdir()
+    url = f"sqlite:///{tmp_path}/runnerwsgi.db"
     with pytest.raises(StorageError, match=r"runnerwsgi\.db"):
-        open_installs(tmp_path).find("acme", "acme.hello")
+        open_installs(tmp_path, url).find("acme", "acme.hello")
 
 
 def test_one_damaged_row_is_left_out_and_named(installs, other_process, caplog):
@@ -257,6 +282,7 @@ def test_one_damaged_row_is_left_out_and_named(installs, other_process, caplog):
     assert "acme.broken for tenant acme cannot be read" in caplog.text
 
 
+@sqlite_only
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -316,14 +342,15 @@ from runnerwsgi import Installs, Settings
 from runnerwsgi.manifest import Manifest
 
 manifest = Manifest.from_json('{{"name": "acme.hello", "version": "1.0.0"}}')
-installs = Installs.from_settings(Settings(home=Path(sys.argv[1])))
+settings = Settings(home=Path(sys.argv[1]), database_url=sys.argv[3])
+installs = Installs.from_settings(settings)
 installs.add("acme", sys.argv[2], "{HASH}", manifest, secrets={{"key": sys.argv[2]}})
 """
 
 
-def test_processes_that_install_at_once_lose_nothing(installs, tmp_path):
-    commands = ([sys.executable, "-c", INSTALL_ONE, str(tmp_path), f"x{n}"] for n in range(3))
-    processes = [subprocess.Popen(command) for command in commands]
+def test_processes_that_install_at_once_lose_nothing(installs, tmp_path, database_url):
+    command = [sys.executable, "-c", INSTALL_ONE, str(tmp_path)]
+    processes = [subprocess.Popen([*command, f"x{n}", database_url]) for n in range(3)]
     assert [process.wait(timeout=60) for process in processes] == [0] * 3
     assert [install.extension_id for install in installs.list()] == ["x0", "x1", "x2"]
     for install in installs.list():

@@ -42,9 +42,7 @@ def applications(request, home, tmp_path_factory):
     with ExitStack() as stack:
         # Together: they race for making the table, too.
         with ThreadPoolExecutor(RUNNERS) as pool:
-            started = pool.map(
-                lambda name: stack.enter_context(runner(folder / name, **env)), "ab"
-            )
+            started = pool.map(lambda name: stack.enter_context(runner(folder / name, **env)), "ab")
         yield [stack.enter_context(caller(home, urlsplit(each.url).netloc)) for each in started]
 
 

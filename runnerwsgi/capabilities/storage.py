@@ -32,7 +32,12 @@ _entries = sa.Table(
     sa.Column("tenant_id", sa.String(256), primary_key=True),
     sa.Column("extension_id", sa.String(128), primary_key=True),
     sa.Column("namespace", sa.String(MAX_NAMESPACE_BYTES), primary_key=True),
-    sa.Column("key", sa.String(MAX_KEY_BYTES), primary_key=True),
+    # Pages are in the order of code points, and not of the language of a PostgreSQL.
+    sa.Column(
+        "key",
+        sa.String(MAX_KEY_BYTES, collation="C").with_variant(sa.String(MAX_KEY_BYTES), "sqlite"),
+        primary_key=True,
+    ),
     sa.Column("value", sa.LargeBinary, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False),
 )

@@ -10,8 +10,13 @@ from runnerwsgi.secrets import Vault
 
 
 @pytest.fixture
-def installs(tmp_path):
-    database = Database(f"sqlite:///{tmp_path}/runnerwsgi.db")
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/runnerwsgi.db"
+
+
+@pytest.fixture
+def installs(tmp_path, url):
+    database = Database(url)
     yield Installs(database, Vault(tmp_path / "secret.key"))
     database.close()
 

@@ -7,6 +7,11 @@ from runnerwsgi.errors import CapabilityError
 
 
 @pytest.fixture
+def url(database_url):
+    return database_url
+
+
+@pytest.fixture
 def storage(installs):
     return Storage(installs.database)
 
@@ -119,6 +124,14 @@ def test_a_walk_goes_on_although_its_last_entry_was_deleted(storage, call):
         storage.put(call, entry(name))
     storage.delete(call, "n", "b")
     assert keys(storage.list_entries(call, "n", "b")) == ["c"]
+
+
+def test_pages_are_in_the_order_of_code_points(storage, call):
+    names = ["B", "Z", "_", "a", "a-b", "ab", "b", "é", "ы", "🗝"]
+    for name in reversed(names):
+        storage.put(call, entry(name))
+    assert keys(storage.list_entries(call, "n", None)) == names
+    assert keys(storage.list_entries(call, "n", "_")) == names[3:]
 
 
 def test_a_page_of_large_values_is_short_and_never_empty(storage, call):
