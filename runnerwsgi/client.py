@@ -110,6 +110,7 @@ class LastAnswer:
 
     Attributes:
         at: when, in seconds since the epoch.
+        status: of the answer; 401 where the runner does not take our token.
         runner: its name and version; None where it gave none, as AlgaPSA's.
         revision: which revision of a service answered.
         server: who handed the answer on.
@@ -118,6 +119,7 @@ class LastAnswer:
     """
 
     at: float
+    status: int
     runner: str | None
     revision: str | None
     server: str | None
@@ -244,9 +246,9 @@ class RunnerClient:
         )
         took_ms = (time.monotonic() - started) * 1000
         self.route.check(answer)
+        self.last_answer = _last_answer(answer)
         self._check(answer)
         self._answered_at = time.monotonic()
-        self.last_answer = _last_answer(answer)
         response = self._response(answer)
         # Its words go into our log, and it may be quoting what it was sent.
         response = _without(self._token.current(), response)
@@ -529,6 +531,7 @@ def _refusal(code: str, answer: Answer) -> RunnerError:
 def _last_answer(answer: Answer) -> LastAnswer:
     return LastAnswer(
         at=time.time(),
+        status=answer.status,
         runner=answer.headers.get(MARKER),
         revision=answer.headers.get("x-runner-revision"),
         server=answer.headers.get("server"),

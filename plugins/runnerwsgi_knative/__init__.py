@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from runnerwsgi import hookimpl
 from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.service_token import ServiceToken
-from runnerwsgi.settings import Setting, Settings, integer, matching, path, read, text
+from runnerwsgi.settings import Setting, Settings, choice, integer, matching, path, read, text
 
 if TYPE_CHECKING:
     import ssl
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from runnerwsgi.origins import Origin
 
     from .backend import KnativeBackend
-    from .place import Resolved
+    from .cluster import Cluster
+    from .place import Place
 
 __all__ = ["SETTINGS", "plugin", "runner_register_commands"]
 
@@ -38,9 +39,9 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_KNATIVE_SERVICE",
         matching(re.compile(f"{_LABEL}/{_LABEL}"), "use namespace/name, such as extensions/runner"),
         None,
-        "The Knative Service, as namespace/name. Without RUNNER_BASE_URL its address is looked up "
-        "by the Kubernetes API, as kubectl finds it: KUBECONFIG, `~/.kube/config`, or the pod's "
-        "service account.",
+        "The Knative Service, as namespace/name: health asks the Kubernetes API how it is, and "
+        "without RUNNER_BASE_URL its address is looked up there. The API is found as kubectl finds "
+        "it: KUBECONFIG, `~/.kube/config`, or the pod's service account.",
         owner="knative",
     ),
     Setting(
@@ -94,6 +95,14 @@ SETTINGS: tuple[Setting, ...] = (
         "half of the time is the extension's in any case.",
         owner="knative",
     ),
+    Setting(
+        "RUNNER_KNATIVE_PROBE",
+        choice("network", "http", "none"),
+        "network",
+        "How health looks at the way to the service: `network` wakes no pod, as Knative itself "
+        "answers; `http` asks the runner, which wakes one and keeps it; `none` sends nothing.",
+        owner="knative",
+    ),
 )
 
 
@@ -112,15 +121,47 @@ def plugin(env: Mapping[str, str]) -> KnativeBackend:
         ConfigurationError: a variable has a bad value, or there is no address.
     """
     from .backend import KnativeBackend
-    from .place import Fixed
+    from .control import Control
+    from .health import Watch
 
     settings = Settings.from_env(env)
     own = read(SETTINGS, env)
+    service = _service(env, own)
+    place = _place(settings, own, service)
+    control = Control(*service, tag=own["RUNNER_KNATIVE_TAG"]) if service else None
+    return KnativeBackend(place, Watch(place, control, own["RUNNER_KNATIVE_PROBE"]))
+
+
+def _service(env: Mapping[str, str], own: Mapping[str, Any]) -> tuple[Cluster, str] | None:
+    """Where Kubernetes is asked for the service, and its name."""
+    if not own["RUNNER_KNATIVE_SERVICE"]:
+        return None
+    from .cluster import Cluster
+
+    namespace, name = own["RUNNER_KNATIVE_SERVICE"].split("/")
+    return Cluster.from_env(env, namespace, context=own["RUNNER_KNATIVE_CONTEXT"]), name
+
+
+def _place(
+    settings: Settings, own: Mapping[str, Any], service: tuple[Cluster, str] | None
+) -> Place:
+    """Where calls go: the address that was set, or the one that the service has.
+
+    Raises:
+        ConfigurationError: there is neither.
+    """
+    from .place import Fixed, Resolved
+
     connect = _connector(settings, own)
-    if not settings.base_url:
-        return KnativeBackend(_resolved(env, own, connect))
-    headers = _tag_header(own["RUNNER_KNATIVE_TAG"])
-    return KnativeBackend(Fixed(connect(settings.base_url, headers)))
+    if settings.base_url:
+        return Fixed(connect(settings.base_url, _tag_header(own["RUNNER_KNATIVE_TAG"])))
+    if service:
+        return Resolved(*service, connect, tag=own["RUNNER_KNATIVE_TAG"])
+    raise ConfigurationError(
+        "neither RUNNER_BASE_URL nor RUNNER_KNATIVE_SERVICE is set: set the first to the "
+        "address of the runner's Knative Service, as `kubectl get ksvc` shows it, or the "
+        "second to its namespace/name. Without a cluster, RUNNER_BACKEND=wasm needs no set-up."
+    )
 
 
 def _connector(settings: Settings, own: Mapping[str, Any]) -> Callable[..., RunnerClient]:
@@ -159,25 +200,6 @@ def _connector(settings: Settings, own: Mapping[str, Any]) -> Callable[..., Runn
         )
 
     return connect
-
-
-def _resolved(
-    env: Mapping[str, str], own: Mapping[str, Any], connect: Callable[[str], RunnerClient]
-) -> Resolved:
-    """The place of the service that the settings name."""
-    from .cluster import Cluster
-    from .place import Resolved
-
-    service = own["RUNNER_KNATIVE_SERVICE"]
-    if not service:
-        raise ConfigurationError(
-            "neither RUNNER_BASE_URL nor RUNNER_KNATIVE_SERVICE is set: set the first to the "
-            "address of the runner's Knative Service, as `kubectl get ksvc` shows it, or the "
-            "second to its namespace/name. Without a cluster, RUNNER_BACKEND=wasm needs no set-up."
-        )
-    namespace, name = service.split("/")
-    cluster = Cluster.from_env(env, namespace, context=own["RUNNER_KNATIVE_CONTEXT"])
-    return Resolved(cluster, name, connect, tag=own["RUNNER_KNATIVE_TAG"])
 
 
 def _tag_header(tag: str | None) -> tuple[tuple[str, str], ...]:

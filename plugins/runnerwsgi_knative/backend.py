@@ -8,11 +8,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runnerwsgi import hookimpl
-from runnerwsgi.errors import BackendUnreachable
-from runnerwsgi.protocol import Bundle, ExecuteRequest, ExecuteResponse, Health, UiAsset, WarmUp
+
+from .health import Watch
 
 if TYPE_CHECKING:
     import click
+
+    from runnerwsgi.protocol import (
+        Bundle,
+        ExecuteRequest,
+        ExecuteResponse,
+        Health,
+        UiAsset,
+        WarmUp,
+    )
 
     from .place import Place
 
@@ -34,12 +43,14 @@ class KnativeBackend:
 
     Args:
         place: where the service is.
+        watch: looks at how it is; by default at nothing of Kubernetes.
     """
 
     name = "knative"
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, watch: Watch | None = None) -> None:
         self._place = place
+        self._watch = watch or Watch(place)
 
     @hookimpl
     def runner_execute(self, request: ExecuteRequest) -> ExecuteResponse:
@@ -64,25 +75,18 @@ class KnativeBackend:
 
     @hookimpl
     def runner_health(self) -> Health:
-        """What was found at the service's address lately."""
-        try:
-            client = self._place.client(PLACE_SECONDS)
-        except BackendUnreachable as exc:
-            return Health("unavailable", {"runner": str(exc)})
-        state = client.state()
-        if state.kind in ("ok", "degraded"):
-            return Health(state.kind, {"runner": client.base, **state.checks})
-        return Health("unavailable", {"runner": f"{state.kind}: {state.detail}", **state.checks})
+        """What was found lately: of the control plane, the route and the runner, each apart."""
+        return self._watch.health()
 
     @hookimpl
     def runner_metadata(self) -> Mapping[str, Any]:
-        """What the last answer said."""
-        known = self._place.known
-        return {"address": known and known.base}
+        """The address, what Kubernetes has of the service, and what its last answer said."""
+        return self._watch.metadata()
 
     @hookimpl
     def runner_close(self) -> None:
         """Close the connections."""
+        self._watch.close()
         self._place.close()
 
     @hookimpl

@@ -223,7 +223,7 @@ def test_a_gateway_without_an_address_is_unavailable_and_says_why(api, site):
         assert made.call("POST", body=BODY).status == 502
         health = made.gateway.health()
     assert health.status == "unavailable"
-    assert "extensions/runner is not known" in health.checks["runner"]
+    assert "extensions/runner is not known" in health.checks["route"]
 
 
 WRONG = {
