@@ -10,7 +10,6 @@ from servers import runner
 
 # An ingress hears of a pod that is gone a moment later; until then it sends calls there.
 UNTIL_TOLD = 0.1
-BETWEEN_KILLS = 0.5
 
 
 class Fleet:
@@ -37,13 +36,21 @@ class Fleet:
         return made
 
     def kill(self):
-        """Kill the oldest in the middle of what it does."""
+        """Kill the oldest in the middle of what it does, and start one in its place."""
         victim = self.runners.pop(0)
         os.kill(victim.process.pid, signal.SIGKILL)
         self.killed += 1
         time.sleep(UNTIL_TOLD)
         self._tell()
         self._stacks.pop(victim).close()
+        self.start()
+
+    def replace(self):
+        """Start one more, and end the oldest gently when no new call comes to it."""
+        self.start()
+        oldest = self.runners.pop(0)
+        self._tell()
+        self._stacks.pop(oldest).close()
 
     def close(self):
         """End all."""
@@ -67,15 +74,14 @@ def fleet(folder, ingress, size, **env):
 
 
 @contextmanager
-def unrest(runners):
-    """Kill and replace one runner after the other until the block ends."""
+def repeating(act, pause=0.5):
+    """Do this again and again, beside the block, until it ends."""
     over = threading.Event()
 
     def go_on():
         while not over.is_set():
-            runners.kill()
-            runners.start()
-            over.wait(BETWEEN_KILLS)
+            act()
+            over.wait(pause)
 
     thread = threading.Thread(target=go_on)
     thread.start()

@@ -1,13 +1,15 @@
 """A thousand calls while runners are killed: none is executed twice, and each is told the truth."""
 
+import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from counted import gateway_variables, only, runner_variables
 from counting import counting_home
 from envoy import PROFILES, envoy
-from fleet import fleet, unrest
+from fleet import fleet, repeating
 from servers import serving
 from switching import entries_of
 
@@ -61,21 +63,39 @@ def check(calls, home):
     assert set(executed) <= calls.of({"ok", *UNKNOWN})
 
 
+@contextmanager
+def service(profile, folder):
+    """Runners behind an ingress, the calls of an application, and its home."""
+    home = counting_home(folder)
+    keys = {"RUNNER_IDEMPOTENCY_URL": f"sqlite:///{folder}/keys.db"}
+    env = runner_variables(home) | THREADS | keys
+    with envoy(profile) as ingress, fleet(folder, ingress, RUNNERS, **env) as runners:
+        variables = only(gateway_variables(home, ingress.address, **THREADS))
+        with serving(*GUNICORN, "app:application", cwd=home, env=variables) as server:
+            yield runners, Calls(server), home
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
 def test_runners_that_are_killed_lose_and_double_nothing(profile, tmp_path):
-    home = counting_home(tmp_path)
-    keys = {"RUNNER_IDEMPOTENCY_URL": f"sqlite:///{tmp_path}/keys.db"}
-    env = runner_variables(home) | THREADS | keys
-    with envoy(profile) as ingress, fleet(tmp_path, ingress, RUNNERS, **env) as runners:
-        variables = only(gateway_variables(home, ingress.address, **THREADS))
-        with serving(*GUNICORN, "app:application", cwd=home, env=variables) as server:
-            calls = Calls(server)
-            with unrest(runners):
-                calls.all(range(CALLS))
-            check(calls, home)
-            assert runners.killed >= 3
-            assert len(calls.of({"ok"})) > 0.9 * CALLS, calls.told
-            # Whoever asks again, with the same key, is told what came of it, or that it is unknown.
-            calls.all(calls.of(NOT_EXECUTED | UNKNOWN))
-            check(calls, home)
+    with service(profile, tmp_path) as (runners, calls, home):
+        with repeating(runners.kill):
+            calls.all(range(CALLS))
+        check(calls, home)
+        assert runners.killed >= 3
+        assert len(calls.of({"ok"})) > 0.9 * CALLS, calls.told
+        # Whoever asks again, with the same key, is told what came of it, or that it is unknown.
+        calls.all(calls.of(NOT_EXECUTED | UNKNOWN))
+        check(calls, home)
+
+
+@pytest.mark.slow
+def test_runners_that_are_replaced_cost_no_call_anything(tmp_path):
+    names = itertools.count()
+    with service("kourier", tmp_path) as (runners, calls, home):
+        with repeating(lambda: calls.all([next(names) for _ in range(CONCURRENCY)]), pause=0):
+            for _ in range(RUNNERS):
+                runners.replace()
+        check(calls, home)
+        assert len(calls.told) > CONCURRENCY
+        assert set(calls.told.values()) == {"ok"}, calls.told

@@ -2,6 +2,7 @@
 
 import pytest
 from authority import Authority
+from envoy import envoy
 from knative_double import double
 from knative_site import KnativeSite
 
@@ -75,6 +76,17 @@ def test_who_is_not_the_one_in_the_url_is_not_trusted(folder, secure, authority)
     assert tried(folder, f"https://{HOST}", CA_FILE=authority.file, **env) == refused
     assert tried(folder, f"https://{PUBLIC}", **env) == refused
     assert secure.ingress.arrived == before
+
+
+def test_an_envoy_takes_who_names_the_service_before_the_request(folder, plain, authority):
+    pair = folder / "pair.pem"
+    pair.write_bytes(b"".join(authority.issue(PUBLIC, "127.0.0.1")))
+    with envoy("kourier", plain.pods[0].url, host=PUBLIC, certificate=pair) as ingress:
+        door = {"CONNECT_TO": ingress.address, "CA_FILE": authority.file}
+        assert tried(folder, f"https://{PUBLIC}", **door) == (200, None)
+        # The Host alone does not help: by then it has hung up.
+        nameless = tried(folder, f"https://{ingress.address}", HOST=PUBLIC, CA_FILE=authority.file)
+        assert nameless == (502, "backend-unreachable")
 
 
 def test_a_tag_goes_along_with_every_call(folder, plain):
