@@ -21,6 +21,9 @@ from .engine import Engine, EngineError
 
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 DOWNLOAD_SECONDS = 600
+# What pip does not see is needed: it holds conditions against the Python that it runs in, not
+# against the base's. redis-py wants this one below 3.11.3, and Debian 12 has 3.11.2.
+_BY_CONDITION = ("async-timeout>=4.0.3",)
 # Says what the wheels beside it were downloaded for.
 _STAMP = "made-for.txt"
 
@@ -127,7 +130,7 @@ def download(engine: Engine, base: str, folder: Path) -> int:
     pip += [f"--platform={name}" for name in platforms]
     try:
         ran = subprocess.run(
-            [*pip, *wheel.requirements()],
+            [*pip, *wheel.requirements(), *_BY_CONDITION],
             text=True,
             capture_output=True,
             timeout=DOWNLOAD_SECONDS,

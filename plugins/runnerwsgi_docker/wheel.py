@@ -14,7 +14,8 @@ from pathlib import Path
 from runnerwsgi.errors import ConfigurationError
 
 NAME = "runnerwsgi"
-EXTRAS = ("wasm", "s3")
+# Of a runner: the engine, and what its settings may name. PostgreSQL's driver is the largest.
+EXTRAS = ("wasm", "s3", "redis", "postgres")
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: runnerwsgi\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 # Fixed: the same files are the same bytes, so that Docker finds the layer in its cache.

@@ -82,25 +82,28 @@ def pod(engine, found, port, folder):
 
 def wait_for(port, path, engine, name):
     end = time.monotonic() + START_SECONDS
-    while status_of(port, path) != 200:
+    while answer_of(port, path)[0] != 200:
         running = engine.inspect("container", name)["State"]["Running"]
-        assert running and time.monotonic() < end, "\n".join(engine.lines("logs", name))
+        assert running, "\n".join(engine.lines("logs", name))
+        assert time.monotonic() < end, "\n".join(engine.lines("logs", name))
         time.sleep(0.1)
 
 
-def status_of(port, path):
+def answer_of(port, path):
+    """Status, and the headers in which a runner says what it is."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status
+        answer = connection.getresponse()
+        return answer.status, answer.headers
     except OSError:
-        return None
+        return None, {}
     finally:
         connection.close()
 
 
 @pytest.fixture
-def gateway(tmp_path, monkeypatch):
+def gateway(tmp_path, monkeypatch, redis_server):
     """An application's folder and settings, on Knative; types commands."""
     for name in [name for name in os.environ if name.startswith("RUNNER_")]:
         monkeypatch.delenv(name)
@@ -112,7 +115,7 @@ def gateway(tmp_path, monkeypatch):
             "RUNNER_SERVICE_TOKEN": TOKEN,
             "RUNNER_BUNDLE_STORE": web.url,
             "RUNNER_ALLOW_INSECURE": "1",
-            "RUNNER_IDEMPOTENCY_URL": "memory:",
+            "RUNNER_IDEMPOTENCY_URL": redis_server.new_store(),
         }
         for name, value in env.items():
             monkeypatch.setenv(name, value)
@@ -129,7 +132,7 @@ def typed(*args):
 def test_the_pod_of_the_manifest_executes_and_keeps_what_it_was_given(
     engine, image, gateway, tmp_path
 ):
-    found = documents("--image", image, "--max-scale", "1", **gateway)
+    found = documents("--image", image, **gateway)
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     port = int(gateway["RUNNER_BASE_URL"].rpartition(":")[2])
@@ -137,10 +140,12 @@ def test_the_pod_of_the_manifest_executes_and_keeps_what_it_was_given(
         typed("new", "extension", "hello", "--template", "wat")
         typed("push", "hello")
         typed("install", "hello")
-        assert (
-            json.loads(typed("execute", "demo.hello", "GET", "/hello", "--json"))["status"] == 200
-        )
-        assert status_of(port, "/health/liveness") == 200
+        done = json.loads(typed("execute", "demo.hello", "GET", "/hello", "--json"))
+        assert done["status"] == 200
+        status, told = answer_of(port, "/health/liveness")
+        assert status == 200
+        assert told["X-Runner-Idempotency"] == "shared"
+        assert told["X-Runner-Revision"] == "runner-00001"
         # The folder of compiled code is the runner's alone, in a volume that is everybody's.
         python = "/opt/runnerwsgi/bin/python"
         look = "import os; print(oct(os.stat(os.environ['RUNNER_HOME']).st_mode))"
