@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,7 @@ def plugin(env: Mapping[str, str]) -> KnativeBackend:
     Raises:
         ConfigurationError: a variable has a bad value, or there is no address.
     """
+    from . import checks
     from .backend import KnativeBackend
     from .control import Control
     from .health import Watch
@@ -129,7 +131,16 @@ def plugin(env: Mapping[str, str]) -> KnativeBackend:
     service = _service(env, own)
     place = _place(settings, own, service)
     control = Control(*service, tag=own["RUNNER_KNATIVE_TAG"]) if service else None
-    return KnativeBackend(place, Watch(place, control, own["RUNNER_KNATIVE_PROBE"]))
+    watch = Watch(place, control, own["RUNNER_KNATIVE_PROBE"])
+    setup = checks.Setup(
+        settings,
+        env,
+        cold_start_ms=own["RUNNER_KNATIVE_COLD_START_MS"],
+        tag=own["RUNNER_KNATIVE_TAG"],
+        place=place,
+        control=control,
+    )
+    return KnativeBackend(place, watch, partial(checks.findings, setup))
 
 
 def _service(env: Mapping[str, str], own: Mapping[str, Any]) -> tuple[Cluster, str] | None:

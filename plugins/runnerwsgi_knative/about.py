@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from .observed import Object, conditions, part, traffic
+from .observed import Object, conditions, part, scale, traffic
 
 if TYPE_CHECKING:
     from runnerwsgi.client import LastAnswer
 
     from .control import Sight
 
-_SCALING = "autoscaling.knative.dev/"
 _VISIBILITY = "networking.knative.dev/visibility"
 
 
@@ -70,6 +68,7 @@ def _service(item: Object) -> Mapping[str, Any]:
 
 def _revision(item: Object) -> Mapping[str, Any]:
     spec, status = part(item, "spec"), part(item, "status")
+    least, most = scale(item)
     return _given(
         {
             "images": [
@@ -79,8 +78,8 @@ def _revision(item: Object) -> Mapping[str, Any]:
             ],
             "timeout_s": spec.get("timeoutSeconds"),
             "container_concurrency": spec.get("containerConcurrency"),
-            "min_scale": _scale(item, "min"),
-            "max_scale": _scale(item, "max"),
+            "min_scale": least,
+            "max_scale": most or None,
             # The API leaves out a count of none.
             "replicas": status.get("actualReplicas", 0),
             "wanted_replicas": status.get("desiredReplicas", 0),
@@ -88,28 +87,18 @@ def _revision(item: Object) -> Mapping[str, Any]:
     )
 
 
-def _scale(item: Object, end: str) -> str | None:
-    """A bound of the number of pods, by either of its names."""
-    found = part(item, "metadata", "annotations")
-    value: str | None = found.get(f"{_SCALING}{end}-scale") or found.get(f"{_SCALING}{end}Scale")
-    return value
-
-
 def _conditions(item: Object) -> list[Mapping[str, Any]]:
     """Every condition that is not True, and why."""
     of = f"{item.get('kind', '')} {part(item, 'metadata').get('name', '')}".strip()
     return [
-        _given({"of": of, **asdict(one), "age_s": _age(one.since)})
+        _given({"of": of, **asdict(one), "age_s": _whole(one.age)})
         for one in conditions(item)
         if one.status != "True"
     ]
 
 
-def _age(since: str) -> int | None:
-    try:
-        return round(time.time() - datetime.fromisoformat(since).timestamp())
-    except ValueError:
-        return None
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)
 
 
 def _given(found: Mapping[str, Any]) -> dict[str, Any]:

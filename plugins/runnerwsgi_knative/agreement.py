@@ -10,6 +10,7 @@ from typing import Any
 from runnerwsgi.protocol import Finding
 
 from .observed import Object, part, targets, traffic
+from .observed import scale as pods
 
 # Knative's own, where a revision names none; and the most that it takes.
 DEFAULT_SECONDS = 300
@@ -173,8 +174,7 @@ def concurrency(wanted: Wanted, revision: Object) -> Iterator[Finding]:
 
 def scale(wanted: Wanted, revision: Object) -> Iterator[Finding]:
     """Where the last pod goes, calls have time for another to start."""
-    notes = part(revision, "metadata", "annotations")
-    least, most = (_number(notes, f"{edge}-scale") for edge in ("min", "max"))
+    least, most = pods(revision)
     found = f"{_name(revision)}: {least} to {most or 'any number of'} pods"
     if least:
         yield Finding("ok", "scale", found)
@@ -184,13 +184,6 @@ def scale(wanted: Wanted, revision: Object) -> Iterator[Finding]:
     else:
         fix = f"keep one pod with {_SCALING}min-scale, or set RUNNER_KNATIVE_COLD_START_MS."
         yield Finding("warn", "scale", f"{found}, and no time is kept for the start of one", fix)
-
-
-def _number(notes: Object, name: str) -> int:
-    """An annotation of the autoscaler's; 0 where it is missing."""
-    older = name.partition("-")[0] + "Scale"
-    value = str(notes.get(_SCALING + name) or notes.get(_SCALING + older) or "0")
-    return int(value) if value.isdigit() else 0
 
 
 def _name(revision: Object) -> str:

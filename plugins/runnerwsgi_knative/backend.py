@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Bundle,
         ExecuteRequest,
         ExecuteResponse,
+        Finding,
         Health,
         UiAsset,
         WarmUp,
@@ -44,13 +45,20 @@ class KnativeBackend:
     Args:
         place: where the service is.
         watch: looks at how it is; by default at nothing of Kubernetes.
+        examine: looks at everything that must be right, for `runnerwsgi doctor`.
     """
 
     name = "knative"
 
-    def __init__(self, place: Place, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        watch: Watch | None = None,
+        examine: Callable[[], Iterable[Finding]] = tuple,
+    ) -> None:
         self._place = place
-        self._watch = watch or Watch(place)
+        self.watch = watch or Watch(place)
+        self._examine = examine
 
     @hookimpl
     def runner_execute(self, request: ExecuteRequest) -> ExecuteResponse:
@@ -76,17 +84,22 @@ class KnativeBackend:
     @hookimpl
     def runner_health(self) -> Health:
         """What was found lately: of the control plane, the route and the runner, each apart."""
-        return self._watch.health()
+        return self.watch.health()
 
     @hookimpl
     def runner_metadata(self) -> Mapping[str, Any]:
         """The address, what Kubernetes has of the service, and what its last answer said."""
-        return self._watch.metadata()
+        return self.watch.metadata()
+
+    @hookimpl
+    def runner_findings(self) -> Sequence[Finding]:
+        """Whether the runner takes our calls, and what is deployed fits them; it may wake a pod."""
+        return tuple(self._examine())
 
     @hookimpl
     def runner_close(self) -> None:
         """Close the connections."""
-        self._watch.close()
+        self.watch.close()
         self._place.close()
 
     @hookimpl

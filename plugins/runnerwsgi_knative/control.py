@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runnerwsgi.latest import Latest
 
 from . import state
-from .observed import Object, part, targets, traffic
+from .observed import Object, part, scale, targets, traffic
 from .problems import ClusterError
 from .state import State
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 LOOK_EVERY_SECONDS = 8.0
 # Of a service whose traffic is split among very many, these are told of.
 MOST_REVISIONS = 8
-MIN_SCALE = ("autoscaling.knative.dev/min-scale", "autoscaling.knative.dev/minScale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +68,10 @@ class Control:
         """The latest sight; None where there is none after *wait* seconds."""
         return self._latest.get(wait)
 
+    def renew(self) -> None:
+        """Have the next sight be one of now."""
+        self._latest.told(self.look())
+
     def close(self) -> None:
         """Close the connections to the API."""
         self._cluster.close()
@@ -91,7 +94,7 @@ class Control:
             service=service,
             revisions=revisions,
             at=time.time(),
-            always_on=bool(mine) and all(_is_kept(revisions.get(one.revision)) for one in mine),
+            always_on=bool(mine) and all(scale(revisions.get(one.revision, {}))[0] for one in mine),
         )
 
     def _unanswered(self, exc: ClusterError) -> Sight:
@@ -111,9 +114,3 @@ class Control:
             except ClusterError as exc:
                 if exc.kind != "absent":
                     return
-
-
-def _is_kept(revision: Object | None) -> bool:
-    """Whether a pod of it runs whether it gets calls or not."""
-    annotations = part(revision or {}, "metadata", "annotations")
-    return any(annotations.get(name, "0") not in ("", "0") for name in MIN_SCALE)

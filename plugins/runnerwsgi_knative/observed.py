@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 # A Service or a Revision, as the Kubernetes API has it.
 Object = Mapping[str, Any]
+
+_SCALING = "autoscaling.knative.dev/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,14 @@ class Condition:
     reason: str = ""
     message: str = ""
     since: str = ""
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since its status is what it is; None where nobody knows."""
+        try:
+            return time.time() - datetime.fromisoformat(self.since).timestamp()
+        except ValueError:
+            return None
 
     def __str__(self) -> str:
         told = ": ".join(filter(None, (self.reason, " ".join(self.message.split())[:200])))
@@ -82,3 +95,16 @@ def targets(service: Object, tag: str | None = None) -> tuple[Target, ...]:
         for one in traffic(service)
         if one.revision and (one.tag == tag if tag else (one.percent or 0) > 0)
     )
+
+
+def scale(revision: Object) -> tuple[int, int]:
+    """The fewest and the most pods that a revision may have; 0 is no bound."""
+    notes = part(revision, "metadata", "annotations")
+    least, most = (_number(notes, end) for end in ("min", "max"))
+    return least, most
+
+
+def _number(notes: Object, end: str) -> int:
+    # The older spelling is still obeyed.
+    value = notes.get(f"{_SCALING}{end}-scale") or notes.get(f"{_SCALING}{end}Scale") or ""
+    return int(value) if re.fullmatch("[0-9]{1,9}", value) else 0

@@ -432,8 +432,8 @@ def test_metadata_is_what_kubernetes_has_and_the_runner_said(api, folder):
             "images": [f"registry.example.com/runner@sha256:{'a' * 64}"],
             "timeout_s": 120,
             "container_concurrency": 4,
-            "min_scale": "1",
-            "max_scale": "9",
+            "min_scale": 1,
+            "max_scale": 9,
             "replicas": 2,
             "wanted_replicas": 3,
         }
