@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def register(group: click.Group) -> None:
     """Add the commands to *group*."""
-    from . import lint, manifest
+    from . import lint, manifest, status
 
-    for command in (manifest.manifest, lint.lint):
+    for command in (manifest.manifest, lint.lint, status.status):
         group.add_command(command)

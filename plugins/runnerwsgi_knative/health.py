@@ -13,6 +13,7 @@ from runnerwsgi.protocol import Health
 
 from . import about, layers, route
 from .layers import NOT_YET, Layer
+from .seen import Seen
 
 if TYPE_CHECKING:
     from .control import Control, Sight
@@ -56,15 +57,31 @@ class Watch:
 
     def health(self) -> Health:
         """What was found lately; waits for nothing but, for a moment, for the first looks."""
-        until = time.monotonic() + FIRST_SECONDS
+        seen = self.look(FIRST_SECONDS)
+        told = {name: str(layer) for name, layer in seen.layers.items()}
+        return Health(seen.status, {**seen.checks, **told})
+
+    def look(self, wait: float) -> Seen:
+        """The same with the objects that Kubernetes has.
+
+        Args:
+            wait: seconds for what nobody has looked at yet.
+        """
+        until = time.monotonic() + wait
         # It is under way while the route is looked at.
         self._sight(0.0)
         way = self._of_route(until)
         sight = self._sight(_left(until))
         control = self._of_control(sight)
         runner, checks = self._of_runner(sight, way, until)
-        told = {"control": str(control), "route": str(way), "runner": str(runner)}
-        return Health(layers.total(control, way, runner), {**checks, **told})
+        return Seen(control, way, runner, sight, checks)
+
+    def renew(self) -> None:
+        """Look at the control plane and the route now, for who waits for a change."""
+        if self._control is not None:
+            self._control.renew()
+        if self._place.known is not None and self._probe == "network":
+            self._route.told(self._look_at_route())
 
     def metadata(self) -> Mapping[str, Any]:
         """The service's address, what Kubernetes has of it, and what its runner said last."""

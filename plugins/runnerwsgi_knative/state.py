@@ -116,7 +116,7 @@ class _Pods:
 
     @classmethod
     def of(cls, mine: Sequence[Target], revisions: Mapping[str, Object]) -> _Pods:
-        told = {one.revision: _pods_of(revisions.get(one.revision)) for one in mine}
+        told = {one.revision: pods_of(revisions.get(one.revision)) for one in mine}
         failures = [f"{name}: {text}" for name, (word, text) in told.items() if word == "failing"]
         return cls(
             names=", ".join(told),
@@ -138,7 +138,7 @@ class _Pods:
         return State("unknown", None, detail)
 
 
-def _pods_of(revision: Object | None) -> tuple[str, str]:
+def pods_of(revision: Object | None) -> tuple[str, str]:
     """One revision: a word, and its reason where it cannot be started."""
     if revision is None:
         return "unknown", ""

@@ -20,7 +20,7 @@ from runnerwsgi.errors import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 # Their messages say what was found; what it means and what to do is their class's.
 _SHORT = (RequestError, Refused, IdentityUnavailable)
@@ -53,9 +53,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for row in rows:
         cells = [visible(str(cell)) for cell in row]
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+    print_drawn(table)
+
+
+def print_drawn(drawing: RenderableType) -> None:
+    """Print what rich draws, such as a tree; what others wrote has to be :func:`visible` in it."""
     terminal = console()
     with terminal.capture() as drawn:
-        terminal.print(table)
+        terminal.print(drawing)
     for line in drawn.get().splitlines():
         click.echo(line.rstrip())
 
