@@ -105,10 +105,11 @@ def of_answer(last: LastAnswer | None) -> Layer:
     if last is None:
         return Layer("not asked", detail="it has answered no call, and asking would wake it")
     age = max(0.0, time.time() - last.at)
+    is_news = age < LATELY_SECONDS
     if last.status == 401:
-        text = f"it refused our service token {age:.0f} s ago"
-        return Layer("wrong-token", "unavailable", text)
+        # The token may have been set right since: nobody would know if no call came any more.
+        means: Status = "unavailable" if is_news else "degraded"
+        return Layer("wrong-token", means, f"it refused our service token {age:.0f} s ago")
     revision = f", revision {last.revision}" if last.revision else ""
     text = f"{age:.0f} s ago, by {last.runner or 'a runner without a mark'}{revision}"
-    is_good = last.status == 200 and age < LATELY_SECONDS
-    return Layer("answered", "ok" if is_good else None, text)
+    return Layer("answered", "ok" if is_news and last.status == 200 else None, text)

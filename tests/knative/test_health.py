@@ -1,5 +1,8 @@
 """Health in three layers, each looked at where it is: a Kubernetes API, Knative, and a runner."""
 
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -11,14 +14,16 @@ from knative_objects import NAMESPACE, ksvc, revision
 from knative_site import KnativeSite
 from kube_api import kube_api
 from peers import peer, unused_port
-from runnerwsgi_knative import about, plugin
+from runnerwsgi_knative import about, plugin, route
 from runnerwsgi_knative.cluster import Cluster
 from runnerwsgi_knative.control import Control
-from runnerwsgi_knative.layers import NOT_YET, Layer, total
+from runnerwsgi_knative.layers import NOT_YET, Layer, of_answer, total
 from servers import runner
 from ways import WAYS, way
 
 from runnerwsgi import Gateway
+from runnerwsgi.client import LastAnswer, RunnerClient
+from runnerwsgi.service_token import ServiceToken
 
 TOKEN = "t" * 40
 OLD, NEW = "runner-00001", "runner-00002"
@@ -333,6 +338,23 @@ def test_a_call_that_was_refused_for_its_token_is_told_without_asking(folder):
     assert words(health)["runner"] == "wrong-token"
 
 
+@pytest.mark.parametrize(
+    ("ago", "status", "word", "means"),
+    [
+        pytest.param(1, 200, "answered", "ok", id="a moment ago"),
+        pytest.param(1, 503, "answered", None, id="it refused a call"),
+        pytest.param(100, 200, "answered", None, id="long ago"),
+        pytest.param(1, 401, "wrong-token", "unavailable", id="it refused our token"),
+        pytest.param(100, 401, "wrong-token", "degraded", id="the token may be right by now"),
+    ],
+)
+def test_an_answer_to_a_call_tells_for_half_a_minute(ago, status, word, means):
+    last = LastAnswer(time.time() - ago, status, "runnerwsgi/1", OLD, None, keeps_keys=False)
+    found = of_answer(last)
+    assert (found.word, found.means) == (word, means)
+    assert f"{ago} s ago" in found.detail
+
+
 def test_a_runner_that_is_kept_awake_anyway_is_asked(api, folder):
     kept = {"autoscaling.knative.dev/min-scale": "1"}
     api.put(revision(OLD, annotations=kept))
@@ -357,33 +379,85 @@ def test_http_asks_the_runner_and_wakes_it(folder):
 # At once
 
 
-def test_health_waits_for_nobody(api):
-    api.put(revision(OLD, conditions=IDLE))
+@contextmanager
+def silence():
+    """A server that takes connections and says nothing."""
     release = threading.Event()
 
-    def silent(talk):
+    def script(talk):
         talk.request()
         release.wait(10)
 
-    api.delay = 5.0
-    try:
-        with peer(silent) as server, gateway_to(server.url, **asking(api)) as gateway:
-            started = time.monotonic()
-            first = gateway.health()
-            assert time.monotonic() - started < 1
-            assert words(first) == {
-                "control": "unknown",
-                "route": "unknown",
-                "runner": "not asked",
-            }
-            assert first.status == "degraded"
-            until(lambda: words(gateway.health())["route"] == "down")
-            started = time.monotonic()
-            gateway.health()
-            assert time.monotonic() - started < 1
+    with peer(script) as server:
+        try:
+            yield server
+        finally:
             release.set()
-    finally:
-        api.delay = 0.0
+
+
+def test_health_waits_for_nobody(api):
+    api.delay = 2.0
+    with silence() as server, gateway_to(server.url, **asking(api)) as gateway:
+        for _ in range(2):
+            started = time.monotonic()
+            health = gateway.health()
+            assert time.monotonic() - started < 1
+            assert words(health)["control"] == words(health)["route"] == "unknown"
+            assert health.status == "degraded"
+
+
+def test_a_way_on_which_nobody_answers_is_down():
+    with silence() as server:
+        client = RunnerClient(server.url, ServiceToken())
+        found = route.look(client, timeout=0.1)
+        client.close()
+    assert (found.word, found.means) == ("down", "unavailable")
+
+
+FORKED = textwrap.dedent(
+    """
+    import os, sys, threading, time
+    from contextlib import closing
+    from runnerwsgi import Gateway
+    from runnerwsgi_knative import plugin
+
+    with closing(Gateway(plugin({"RUNNER_BASE_URL": sys.argv[1]}))) as gateway:
+        threading.Thread(target=gateway.health, daemon=True).start()
+        sys.stdin.readline()  # the look of the parent is under way
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                health = gateway.health()
+                assert health.checks["route"].startswith("direct"), health
+                status = 0
+            finally:
+                os._exit(status)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+)
+
+
+def test_a_process_that_was_forked_looks_for_itself():
+    under_way, release, looks = threading.Event(), threading.Event(), []
+
+    def script(talk):
+        while talk.request():
+            looks.append(1)
+            if len(looks) == 1:
+                under_way.set()
+                release.wait(20)
+            talk.send(b"HTTP/1.1 404 X\r\nX-Runner: x/1\r\nContent-Length: 0\r\n\r\n")
+
+    with peer(script) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", FORKED, server.url], stdin=subprocess.PIPE
+        )
+        assert under_way.wait(20)
+        process.stdin.write(b"now\n")
+        process.stdin.close()
+        assert process.wait(20) == 0
+        release.set()
 
 
 def test_many_that_ask_are_one_look(api, asleep):
