@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from . import paths, wire
@@ -17,18 +15,10 @@ from .errors import (
     BackendStarting,
     BackendUnreachable,
     BadRunnerResponse,
-    BodyTooLarge,
-    BundleUnavailable,
     ConfigurationError,
     DeadlineExceeded,
-    IdempotencyInFlight,
-    IdempotencyMismatch,
     OutcomeUnknown,
-    Overloaded,
-    Refused,
     RunnerError,
-    StorageError,
-    TooManyRequests,
 )
 from .latest import Latest
 from .logs import emit
@@ -41,12 +31,16 @@ from .protocol import (
     UiAsset,
     WarmUp,
 )
+from .runner_answers import LastAnswer, check, last_answer, waited
+from .runner_state import RunnerState, kind_of, state_after, state_of
 from .upstream import DIRECT, MARKER, Answer, Route, RoutedUrl, Upstream, sendable
 
 if TYPE_CHECKING:
     from .protocol import Callback, Headers
     from .secrets import Secret
     from .service_token import ServiceToken
+
+__all__ = ["LastAnswer", "RunnerClient", "RunnerState", "kind_of", "parse_base"]
 
 log = logging.getLogger(__name__)
 
@@ -59,71 +53,6 @@ PROBE_SECONDS = 2.0
 PAUSE_SECONDS = 0.1
 READINESS = "/health/readiness"
 ALGA_TICK_MS = 10
-
-_REFUSALS: Mapping[str, type[Refused]] = {
-    "idempotency-in-flight": IdempotencyInFlight,
-    "too-many-requests": TooManyRequests,
-    "overloaded": Overloaded,
-    "backend-starting": BackendStarting,
-}
-
-Kind = Literal[
-    "ok",
-    "degraded",
-    "unavailable",
-    "starting",
-    "no-name",
-    "no-route",
-    "refused",
-    "tls",
-    "silent",
-    "no-runner",
-    "wrong-token",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerState:
-    """What was found where the runner should be.
-
-    Attributes:
-        kind: ``ok``, ``degraded``, ``unavailable``, as the runner says of itself; ``starting``,
-            it is not ready, or its door is open and nobody is behind; ``no-name``, the name
-            leads nowhere; ``no-route``, what stands before the runner knows no way to it;
-            ``refused``, nobody listens; ``tls``, no trust; ``silent``, no answer
-            in time; ``no-runner``, something else answers; ``wrong-token``, a runner that does
-            not take our token.
-        detail: one line, for a log or an administrator.
-        checks: the runner's own checks, by name.
-        about: what it says of itself: version, image, uptime …
-    """
-
-    kind: Kind
-    detail: str = ""
-    checks: Mapping[str, str] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class LastAnswer:
-    """What the last answer of the runner to a call said of the runner.
-
-    Attributes:
-        at: when, in seconds since the epoch.
-        status: of the answer; 401 where the runner does not take our token.
-        runner: its name and version; None where it gave none, as AlgaPSA's.
-        revision: which revision of a service answered.
-        server: who handed the answer on.
-        keeps_keys: whether every process of the runner knows which idempotency keys were used, so
-            that a call with a key may be sent again.
-    """
-
-    at: float
-    status: int
-    runner: str | None
-    revision: str | None
-    server: str | None
-    keeps_keys: bool
 
 
 class RunnerClient:
@@ -246,7 +175,7 @@ class RunnerClient:
         )
         took_ms = (time.monotonic() - started) * 1000
         self.route.check(answer)
-        self.last_answer = _last_answer(answer)
+        self.last_answer = last_answer(answer)
         self._check(answer)
         self._answered_at = time.monotonic()
         response = self._response(answer)
@@ -255,7 +184,7 @@ class RunnerClient:
         response = _without(callback.token if callback else None, response)
         if MARKER not in answer.headers:
             return _timed(response, took_ms, timeout_ms)
-        return replace(response, timings={**_waited(answer, took_ms), **response.timings})
+        return replace(response, timings={**waited(answer, took_ms), **response.timings})
 
     def _send(self, request: ExecuteRequest, timeout: float, fresh: bool) -> Answer:
         left_ms = max(1, round(timeout * 1000))
@@ -353,17 +282,9 @@ class RunnerClient:
                 max_bytes=MAX_STATE_BYTES,
             )
             self.route.check(answer)
-        except Refused as exc:
-            return RunnerState("starting", str(exc))
-        except BackendUnreachable as exc:
-            return RunnerState(kind_of(exc), str(exc))
-        except OutcomeUnknown as exc:
-            return RunnerState("starting", str(exc))
-        except DeadlineExceeded as exc:
-            return RunnerState("silent", str(exc))
-        except BadRunnerResponse as exc:
-            return RunnerState("no-runner", str(exc))
-        return _state_of(answer, has_token=self._token.current() is not None)
+        except RunnerError as exc:
+            return state_after(exc)
+        return state_of(answer, has_token=self._token.current() is not None)
 
     def look(self, target: str, headers: Headers = (), timeout: float = PROBE_SECONDS) -> Answer:
         """Whatever answers a GET on the way to the runner, without our token.
@@ -379,6 +300,11 @@ class RunnerClient:
         """Close every idle connection."""
         self._upstream.close()
         self._watch.close()
+
+    def _check(self, answer: Answer) -> None:
+        if answer.status == 401:
+            self._latest.told(RunnerState("wrong-token", "the runner answered 401"))
+        check(answer)
 
     def _callback(self, request: ExecuteRequest) -> Callback | None:
         if request.capabilities is None:
@@ -405,33 +331,6 @@ class RunnerClient:
         token = self._token.current()
         return (("X-Runner-Service-Token", token.reveal()),) if token else ()
 
-    def _check(self, answer: Answer) -> None:
-        """Let an answer through whose body is the runner's (protocol §2, transport answers)."""
-        if answer.status == 200:
-            return
-        if answer.status == 413:
-            raise BodyTooLarge("the runner refuses a body of this size")
-        if answer.status == 401:
-            self._latest.told(RunnerState("wrong-token", "the runner answered 401"))
-            raise BadRunnerResponse("the runner does not take our service token")
-        if MARKER in answer.headers:
-            _check_ours(answer)
-        raise BadRunnerResponse(f"the runner answered {answer.status} to the call")
-
-
-_UNREACHABLE: Mapping[str, Kind] = {
-    "name": "no-name",
-    "route": "no-route",
-    "refused": "refused",
-    "tls": "tls",
-    "lost": "starting",
-}
-
-
-def kind_of(exc: BackendUnreachable) -> Kind:
-    """How the runner is that could not be reached, in the words of :class:`RunnerState`."""
-    return _UNREACHABLE.get(exc.reason, "refused")
-
 
 def _without(secret: Secret | None, response: ExecuteResponse) -> ExecuteResponse:
     """The response, with nothing of a secret in what is logged of it."""
@@ -457,101 +356,6 @@ def _timed(response: ExecuteResponse, took_ms: float, timeout_ms: int) -> Execut
     if response.outcome == "guest_trap" and took_ms > timeout_ms - ALGA_TICK_MS:
         return replace(response, outcome="timeout")
     return response
-
-
-def _state_of(answer: Answer, *, has_token: bool) -> RunnerState:
-    found = _json_object(answer.body)
-    if isinstance(found.get("cache_writable"), bool):
-        return _alga_state(found)
-    status = found.get("status")
-    if answer.status == 401:
-        return RunnerState("wrong-token", "the runner answered 401")
-    if answer.status not in (200, 503) or status not in ("ok", "degraded", "unavailable"):
-        if answer.status == 503 and MARKER in answer.headers:
-            return RunnerState("starting", "the runner is not ready")
-        return RunnerState("no-runner", f"something answered {answer.status}, and not as a runner")
-    checks, about = found.get("checks"), found.get("runner")
-    if MARKER in answer.headers and not isinstance(checks, dict):
-        # Ours keeps the details for those who have its token; without one, everybody has it.
-        ours = (
-            "does not take our service token" if has_token else "wants a service token, none is set"
-        )
-        return RunnerState("wrong-token", f"the runner {ours}")
-    return RunnerState(
-        status,
-        checks={name: str(text) for name, text in checks.items()}
-        if isinstance(checks, dict)
-        else {},
-        about=about if isinstance(about, dict) else {},
-    )
-
-
-def _alga_state(found: Mapping[str, Any]) -> RunnerState:
-    """The health of AlgaPSA's runner, which has words of its own for it."""
-    writable, store = found["cache_writable"], str(found.get("bundle_store", "ok"))
-    kind: Kind = "unavailable" if not writable else "ok" if store == "ok" else "degraded"
-    return RunnerState(
-        kind, checks={"cache": "writable" if writable else "not writable", "store": store}
-    )
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _check_ours(answer: Answer) -> None:
-    """Raise what a runner of ours means by an answer that is no envelope."""
-    code = wire.problem_code(answer.body)
-    if code == BundleUnavailable.code:
-        raise BundleUnavailable("the runner cannot get the bundle, or not run it")
-    if code == IdempotencyMismatch.code:
-        raise IdempotencyMismatch("the key was used for another request")
-    if code == OutcomeUnknown.code:
-        text = "the runner that began with this idempotency key has not told how it ended"
-        raise OutcomeUnknown(text, final=True)
-    if answer.status in (409, 429, 503):
-        raise _refusal(code, answer)
-
-
-def _refusal(code: str, answer: Answer) -> RunnerError:
-    if code == StorageError.code:
-        return StorageError("the runner cannot use its disk or its store; its log says what failed")
-    kind = _REFUSALS.get(code, Overloaded)
-    given = answer.headers.get("retry-after", "")
-    after = int(given) if given.isascii() and given.isdigit() and len(given) < 5 else 1
-    # Another pod of the runner may have begun already.
-    soon = kind is BackendStarting
-    return kind("the runner said so", retry_after=after, soon=soon)
-
-
-def _last_answer(answer: Answer) -> LastAnswer:
-    return LastAnswer(
-        at=time.time(),
-        status=answer.status,
-        runner=answer.headers.get(MARKER),
-        revision=answer.headers.get("x-runner-revision"),
-        server=answer.headers.get("server"),
-        keeps_keys=answer.headers.get("x-runner-idempotency") == "shared",
-    )
-
-
-_DURATION = re.compile(r"\s*(call|up);dur=([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*")
-
-
-def _waited(answer: Answer, took_ms: float) -> Mapping[str, float]:
-    """How long a call was on its way, by what the runner says of its own time (Server-Timing).
-
-    A runner that has not been up for as long as its caller waited was started for the call.
-    """
-    parts = answer.headers.get("server-timing", "").split(",")
-    told = {found[1]: float(found[2]) for found in map(_DURATION.fullmatch, parts) if found}
-    if len(told) < 2 or told["call"] > took_ms:
-        return {}
-    return {"cold" if told["up"] < took_ms else "way": took_ms - told["call"]}
 
 
 def _tell_failure(

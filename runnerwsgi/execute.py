@@ -31,7 +31,7 @@ from .protocol import (
     HttpRequest,
     Limits,
 )
-from .retries import NOT_EXECUTED
+from .retries import OF_THE_WAY
 from .wsgi import Response, guest_response, read_body
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Handlers:
             unknown = OutcomeUnknown(f"the call was sent twice on its way: {exc}")
             unknown.idempotency_key = key
             raise unknown from exc
-        except (*NOT_EXECUTED, OutcomeUnknown) as exc:
+        except OF_THE_WAY as exc:
             # Of an ingress that repeats calls "not executed" tells of its last try alone.
             exc.idempotency_key = key
             raise

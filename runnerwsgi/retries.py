@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from .errors import (
-    BackendStarting,
     BackendUnreachable,
     IdempotencyInFlight,
     OutcomeUnknown,
     Overloaded,
+    Refused,
     RunnerError,
 )
 
 T = TypeVar("T")
 
-# Nothing was executed: the same call may be sent again, whatever it does.
-NOT_EXECUTED = (BackendUnreachable, BackendStarting, Overloaded)
+# What a runner did not say, or said of this moment only.
+OF_THE_WAY = (BackendUnreachable, OutcomeUnknown, Refused)
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 # What a service that is hardly used may retry before its calls have earned anything.
@@ -170,7 +170,7 @@ def _failed(exc: RunnerError) -> bool | None:
         return None if exc.final else True
     if isinstance(exc, BackendUnreachable):
         return True
-    return None if isinstance(exc, NOT_EXECUTED) else False
+    return None if isinstance(exc, Refused) else False
 
 
 class Retries:
@@ -218,8 +218,8 @@ class Retries:
                 the next one, or None.
 
         Raises:
-            RunnerError: of the last try; or of an earlier one that may have been executed,
-                where the last one was not.
+            RunnerError: of the last try; or of an earlier one that may have been executed:
+                then no later failure says what became of the call.
         """
         self._saved = min(SAVINGS, self._saved + self.share)
         unknown: OutcomeUnknown | None = None
@@ -227,27 +227,21 @@ class Retries:
             try:
                 with self.breaker.watching():
                     return attempt(number)
-            except (*NOT_EXECUTED, OutcomeUnknown, IdempotencyInFlight) as exc:
-                if isinstance(exc, OutcomeUnknown):
-                    unknown = exc
-                elif isinstance(exc, IdempotencyInFlight) and unknown is None:
-                    raise
-                pause = self._pause(exc, number, deadline, again)
-                on_failure(exc, number, pause)
+            except RunnerError as exc:
+                unknown = exc if isinstance(exc, OutcomeUnknown) else unknown
+                pause = None
+                if _may_help(exc, unknown, again):
+                    pause = self._pause(number, deadline)
+                if isinstance(exc, OF_THE_WAY):
+                    on_failure(exc, number, pause)
                 if pause is None:
                     raise (unknown or exc) from exc.__cause__
                 time.sleep(pause)
         raise AssertionError("the last try neither returned nor raised")
 
-    def _pause(
-        self, exc: RunnerError, number: int, deadline: float, again: Callable[[], bool]
-    ) -> float | None:
+    def _pause(self, number: int, deadline: float) -> float | None:
         """Seconds until the next try; None where there is none."""
         if number == self.most or self._saved < 1 or self.breaker.is_open:
-            return None
-        if isinstance(exc, Overloaded | BackendStarting) and not exc.soon:
-            return None
-        if isinstance(exc, OutcomeUnknown) and (exc.final or not again()):
             return None
         longest = min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS)
         # Full jitter: callers that failed together do not come back together.
@@ -256,3 +250,12 @@ class Retries:
             return None
         self._saved -= 1
         return pause
+
+
+def _may_help(exc: RunnerError, unknown: OutcomeUnknown | None, again: Callable[[], bool]) -> bool:
+    """Whether another try after *exc* may do good, and can do no harm."""
+    if isinstance(exc, OutcomeUnknown):
+        return not exc.final and again()
+    if isinstance(exc, IdempotencyInFlight):
+        return unknown is not None  # the first try still runs
+    return isinstance(exc, BackendUnreachable) or (isinstance(exc, Refused) and exc.soon)

@@ -38,6 +38,8 @@ FLOORS = (
             "upstream",
             "retries",
             "latest",
+            "runner_answers",
+            "runner_state",
             "client",
             "idempotency",
             "assets",

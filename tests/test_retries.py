@@ -84,6 +84,8 @@ def test_what_would_only_fail_again_is_not_tried_again(failure):
     [
         pytest.param(BackendUnreachable("refused"), id="then nobody listens"),
         pytest.param(IdempotencyInFlight("running"), id="then the first try still runs"),
+        pytest.param(DeadlineExceeded("late"), id="then there is no time to connect"),
+        pytest.param(BadRunnerResponse("a redirect"), id="then something else answers"),
     ],
 )
 def test_a_call_that_may_have_been_executed_stays_unknown(later):
