@@ -32,7 +32,7 @@ from .protocol import (
     WarmUp,
 )
 from .runner_answers import LastAnswer, check, last_answer, waited
-from .runner_state import RunnerState, kind_of, state_after, state_of
+from .runner_state import Kind, RunnerState, kind_of, state_after, state_of
 from .upstream import DIRECT, MARKER, Answer, Route, RoutedUrl, Upstream, sendable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .secrets import Secret
     from .service_token import ServiceToken
 
-__all__ = ["LastAnswer", "RunnerClient", "RunnerState", "kind_of", "parse_base"]
+__all__ = ["Kind", "LastAnswer", "RunnerClient", "RunnerState", "kind_of", "parse_base"]
 
 log = logging.getLogger(__name__)
 
