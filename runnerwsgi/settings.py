@@ -349,8 +349,8 @@ SETTINGS: tuple[Setting, ...] = (
         "RUNNER_IDEMPOTENCY_URL",
         text,
         "memory:",
-        "Where a runner keeps idempotency keys: `memory:` for one process, `redis://…` or the URL "
-        "of a database for several.",
+        "Where a runner keeps idempotency keys: `memory:` for one process, `sqlite:////path` for "
+        "several on one machine, `redis://…` or `postgresql://…` for several machines.",
     ),
     Setting(
         "RUNNER_IDEMPOTENCY_TTL_S",

@@ -60,9 +60,12 @@ COUNTER = guest(
 )
 
 
-def counting_home(folder):
-    """An application's home in *folder*, where `acme.counter` is installed and compiled."""
-    env = {"RUNNER_HOME": str(folder / "home"), "RUNNER_BACKEND": "wasm"}
+def counting_home(folder, **more):
+    """An application's home in *folder*, where `acme.counter` is installed and compiled.
+
+    *more* are further variables of the application.
+    """
+    env = {"RUNNER_HOME": str(folder / "home"), "RUNNER_BACKEND": "wasm", **more}
     settings = Settings.from_env(env)
     settings.make_home()
     files = {**FILES, "manifest.json": b'{"name":"acme.counter","version":"1.0.0"}'}

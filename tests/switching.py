@@ -180,10 +180,12 @@ def states_of(board):
     return {process.state for process in board.processes()}
 
 
-def entries_of(home):
+def entries_of(home, database_url=""):
     """How often each key was written, and by whom last."""
-    engine = sa.create_engine(Settings(home=home).database_url)
-    with engine.connect() as connection:
-        rows = connection.execute(sa.text("SELECT key, revision, value FROM storage_entries")).all()
-    engine.dispose()
-    return {row.key: (row.revision, row.value.decode()) for row in rows}
+    query = sa.text("SELECT key, revision, value FROM storage_entries")
+    with (
+        closing(Database(database_url or Settings(home=home).database_url)) as database,
+        database.connect() as connection,
+    ):
+        rows = connection.execute(query).all()
+    return {row.key: (row.revision, bytes(row.value).decode()) for row in rows}

@@ -23,6 +23,8 @@ from .plugins import hook_names
 from .switch import switches_of, told
 
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
+# Drivers of databases take one among their options, too.
+_OPTION = re.compile(r"(?<=[?&])(\w*pass\w*)=[^&\s]*")
 _NAMING = ("RUNNER_BACKEND", "RUNNER_PLUGINS")
 _NONE: tuple[str, ...] = ()
 # Computed from RUNNER_HOME where they are not set.
@@ -186,7 +188,7 @@ def _shown(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
-    return _PASSWORD.sub(r"\1:[secret]@", str(value))
+    return _OPTION.sub(r"\1=[secret]", _PASSWORD.sub(r"\1:[secret]@", str(value)))
 
 
 def faults_of(env: Mapping[str, str], rows: Iterable[Value] = ()) -> list[str]:

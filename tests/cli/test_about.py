@@ -53,12 +53,17 @@ class TestEnv:
     @pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
     def test_secrets_are_not_shown(self, run, form):
         database = f"postgresql://me:{PASSWORD}@db.example/app"
-        said = run(
-            "env", *form, env={"RUNNER_SERVICE_TOKEN": TOKEN, "RUNNER_DATABASE_URL": database}
-        )
+        keys = f"rediss://keys.example/0?password={PASSWORD}&ssl_ca_certs=/ca.pem"
+        env = {
+            "RUNNER_SERVICE_TOKEN": TOKEN,
+            "RUNNER_DATABASE_URL": database,
+            "RUNNER_IDEMPOTENCY_URL": keys,
+        }
+        said = run("env", *form, env=env)
         assert TOKEN not in said.output
         assert PASSWORD not in said.output
         assert "me:[secret]@db.example" in said.stdout
+        assert "keys.example/0?password=[secret]&ssl_ca_certs" in said.stdout
 
     def test_a_bad_token_is_not_shown_either(self, run):
         said = run("env", env={"RUNNER_SERVICE_TOKEN": "short-and-secret"})

@@ -52,7 +52,7 @@ def test_it_can_be_written_again_where_it_was_installed(written, tmp_path):
 
 def test_what_the_image_requires(written):
     names = {Requirement(line).name for line in own.requirements()}
-    assert {"waitress", "SQLAlchemy", "wasmtime", "boto3"} <= names
+    assert {"waitress", "SQLAlchemy", "wasmtime", "boto3", "redis", "psycopg"} <= names
     assert not {"pytest", "mypy", "runnerwsgi"} & names
     assert all(Requirement(line).marker is None for line in own.requirements())
 
