@@ -13,6 +13,7 @@ from runnerwsgi import ExecuteResponse, Gateway, Health, Settings, __version__, 
 from runnerwsgi.bundles import BundleStore
 from runnerwsgi.errors import (
     BackendStarting,
+    BackendUnreachable,
     BodyTooLarge,
     BundleUnavailable,
     ConfigurationError,
@@ -213,6 +214,60 @@ def test_a_call_and_its_answer(rig):
     assert asked.idempotency_key is None
     assert 0 < asked.limits.timeout_ms <= 900
     assert replace(asked, idempotency_key=None, limits=CALL.limits) == CALL
+
+
+@pytest.mark.parametrize(
+    ("answer", "more"),
+    [
+        pytest.param(BackendUnreachable("nobody there"), {}, id="nobody to execute it"),
+        pytest.param(BundleUnavailable("gone"), {}, id="no bundle"),
+        pytest.param(Overloaded("full"), {}, id="no slot further on"),
+        pytest.param(None, {"HTTP_X_RUNNER_DEADLINE_MS": "0"}, id="no time left"),
+    ],
+)
+def test_a_key_of_a_call_that_never_began_is_as_good_as_new(rig, answer, more):
+    runner = rig(answer)
+    runner.execute(HTTP_X_IDEMPOTENCY_KEY="k", **more)
+    runner.backend.given = None
+    answer = runner.execute(HTTP_X_IDEMPOTENCY_KEY="k")
+    assert response_from_json(answer.body, 10_000).outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [GuestTrap("its own fault"), DeadlineExceeded("no answer", sent=True)],
+    ids=["the guest trapped", "nobody knows"],
+)
+def test_a_key_of_a_call_that_began_has_one_answer(rig, answer):
+    runner = rig(answer)
+    first = runner.execute(HTTP_X_IDEMPOTENCY_KEY="k")
+    runner.backend.given = None
+    assert runner.execute(HTTP_X_IDEMPOTENCY_KEY="k").body == first.body
+    assert runner.backend.request  # just one
+
+
+def test_a_call_without_a_slot_asks_for_no_key(rig, tmp_path):
+    held, release = Event(), Event()
+
+    def answer(request):
+        held.set()
+        release.wait(10)
+        return ExecuteResponse(200)
+
+    # A store that nobody can open: whoever asks it is refused as that.
+    (tmp_path / "keys.db").mkdir()
+    url = f"sqlite:///{tmp_path}/keys.db"
+    runner = rig(answer, max_per_extension=1, idempotency_url=url)
+    thread = Thread(target=runner.execute)
+    thread.start()
+    try:
+        assert held.wait(10)
+        answer = runner.execute(HTTP_X_IDEMPOTENCY_KEY="k")
+        assert (answer.status, answer.code) == (503, "overloaded")
+    finally:
+        release.set()
+        thread.join()
+    assert runner.execute(HTTP_X_IDEMPOTENCY_KEY="k").code == "storage-unavailable"
 
 
 def test_a_guest_learns_on_the_runner_who_called(rig):

@@ -93,11 +93,11 @@ class RedisKeys:
         Raises:
             StorageError: Redis cannot be asked, or says no.
         """
-        self._check()
         with self._translated():
             # What was found may be over or released before it is read.
             for _ in range(ATTEMPTS):
                 if self._client.set(PREFIX + key, _packed(record), nx=True, px=_ms(ttl)):
+                    self._check()
                     return None
                 found: Any = self._client.get(PREFIX + key)
                 if found is not None:
@@ -146,7 +146,7 @@ class RedisKeys:
         if self._is_checked:
             return
         self._is_checked = True
-        # Who may not ask gets no warning.
+        # Who may not ask gets no warning; the key is claimed already.
         with suppress(*_errors()):
             told: Any = self._client.info("memory")
             policy = told.get("maxmemory_policy", "noeviction")
