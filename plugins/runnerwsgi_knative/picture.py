@@ -127,10 +127,10 @@ def _limits(revision: Object) -> Iterator[str]:
     spec = part(revision, "spec")
     least, most = scale(revision)
     calls, limit = spec.get("containerConcurrency"), spec.get("timeoutSeconds")
-    yield f"{least} to {most or 'any number of'} pods"
-    yield f"{output.counted(calls, 'call')} at once in each" if calls else "any number of calls"
+    yield f"{least} to {most} pods" if most else f"{least} pods or more"
+    yield f"each {output.counted(calls, 'call')} at once" if calls else "any number of calls"
     if limit:
-        yield f"{limit} s for each call"
+        yield f"{limit} s a call"
 
 
 def _troubles(item: Object) -> list[Condition]:

@@ -95,7 +95,7 @@ def test_what_fits_is_told_as_well():
             "given 8 calls at once, and executes 4",
         ),
         (revision(), {"cold_start_ms": 0}, "warn", "scale", "min-scale"),
-        (notes(**{"min-scale": 0}), {"cold_start_ms": 0}, "warn", "scale", "0 to any number"),
+        (notes(**{"min-scale": 0}), {"cold_start_ms": 0}, "warn", "scale", "0 pods or more"),
         (revision(), {"tag": "next"}, "fail", "tag", "unset it."),
         (revision(), {"host": "elsewhere.test"}, "warn", "address", f"else use {LOCAL}"),
     ],

@@ -96,7 +96,7 @@ def test_scaled_to_zero_is_well(env_of_api, knative):
         "revisions",
         "runner-00001  idle: 100 % of the calls, 0 pods",
         f"image registry.example.com/runner@sha256:{'0' * 12}",
-        "0 to any number of pods, 4 calls at once in each, 120 s for each call",
+        "0 pods or more, each 4 calls at once, 120 s a call",
     ]
 
 
@@ -107,7 +107,7 @@ def test_pods_run(env_of_api, api):
     said = lines(status(env_of_api | {"RUNNER_KNATIVE_PROBE": "none"}))
     assert "control  active: pods run" in said
     assert "runner-00001  active: 100 % of the calls, 1 pod, 3 wanted" in said
-    assert "1 to 20 pods, 4 calls at once in each, 120 s for each call" in said
+    assert "1 to 20 pods, each 4 calls at once, 120 s a call" in said
     assert "public  https://runner.example.com" in said
 
 
