@@ -175,11 +175,8 @@ def concurrency(wanted: Wanted, revision: Object) -> Iterator[Finding]:
 def scale(wanted: Wanted, revision: Object) -> Iterator[Finding]:
     """Where the last pod goes, calls have time for another to start."""
     least, most = pods(revision)
-    found = (
-        f"{_name(revision)}: {least} to {most} pods"
-        if most
-        else f"{_name(revision)}: {least} pods or more"
-    )
+    room = f"{least} to {most} pods" if most else f"{least} pods or more"
+    found = f"{_name(revision)}: {room}"
     if least:
         yield Finding("ok", "scale", found)
     elif wanted.cold_start_ms:
