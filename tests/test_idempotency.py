@@ -1,5 +1,6 @@
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -151,6 +152,41 @@ def test_a_key_is_as_good_as_new_when_its_time_is_over(keys):
     time.sleep(0.3)
     assert keys.claim("k", record("b"), 60) is None
     assert keys.claim("k", record("c"), 60) == record("b")
+
+
+def test_of_many_that_claim_what_is_over_one_gets_it(keys):
+    owners = "abcdef"
+    with ThreadPoolExecutor(len(owners)) as pool:
+        for number in range(10):
+            keys.claim(f"k-{number}", record("x"), 0)
+            time.sleep(0.002)  # the least that Redis keeps a key for, and more
+            begun = threading.Barrier(len(owners))
+
+            def claim(owner, key=f"k-{number}", begun=begun):
+                begun.wait()
+                return keys.claim(key, record(owner), 60)
+
+            found = list(pool.map(claim, owners))
+            winner = owners[found.index(None)]
+            assert found.count(None) == 1
+            assert {one.owner for one in found if one} == {winner * 16}
+
+
+def test_nobody_has_a_key_that_another_one_has(keys):
+    holders, most = [], []
+
+    def hold(owner):
+        for _ in range(20):
+            if keys.claim("k", record(owner), 60) is None:
+                holders.append(owner)
+                most.append(len(holders))
+                time.sleep(0.001)
+                holders.remove(owner)
+                keys.release("k", record(owner))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(hold, "abcd"))
+    assert set(most) == {1}
 
 
 def test_who_comes_too_late_changes_nothing(keys):
