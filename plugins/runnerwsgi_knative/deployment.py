@@ -143,6 +143,12 @@ class Deployment:
         """The Secret that the pods get their secrets from."""
         return self.options.secret or f"{self.options.name}-secrets"
 
+    @property
+    def asks_for_a_role(self) -> bool:
+        """Whether bundles are in S3, and nobody's keys are given."""
+        is_s3 = self.environment["RUNNER_BUNDLE_STORE"].lower().startswith("s3://")
+        return is_s3 and "AWS_ACCESS_KEY_ID" not in self.secrets
+
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
@@ -191,6 +197,13 @@ class _Asked:
         return token.reveal() if token else ""
 
     def _credentials(self) -> Iterator[str]:
+        if self._is_s3 and self.env.get("AWS_SESSION_TOKEN") and not self.options.secret:
+            raise ConfigurationError(
+                "AWS_SESSION_TOKEN is set: such credentials end within hours, and pods would keep "
+                "them. Use lasting ones that may only read the bucket; or unset AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and give the pods' ServiceAccount a "
+                "role."
+            )
         for name in CREDENTIALS:
             if self.env.get(name) and name.startswith("AWS_") == self._is_s3:
                 yield name
@@ -223,9 +236,7 @@ class _Asked:
             )
         place = Destination.from_url("RUNNER_CALLBACK_BASE", base)
         port = self.options.gateway_port or place.port
-        return [
-            Destination("The gateway", place.host, port, labels=self.options.gateway_labels),
-        ]
+        return [Destination("The gateway", place.host, port, labels=self.options.gateway_labels)]
 
     @property
     def _is_s3(self) -> bool:

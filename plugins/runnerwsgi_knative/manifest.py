@@ -223,6 +223,11 @@ def _advice(deployment: Deployment) -> Iterable[str]:
     options = deployment.options
     if options.secret:
         yield f"The Secret {options.secret} needs the keys {', '.join(sorted(deployment.secrets))}."
+    if deployment.asks_for_a_role:
+        yield (
+            "No AWS_ACCESS_KEY_ID is set: give the ServiceAccount "
+            f"{options.namespace}/{options.name} a role that may read the bucket."
+        )
     yield (
         f"The gateway needs RUNNER_BACKEND=knative and RUNNER_KNATIVE_SERVICE={options.namespace}/"
         f"{options.name}; and RUNNER_BUNDLE_STORE, RUNNER_CALLBACK_BASE and the token as here."

@@ -79,6 +79,11 @@ _QUOTE = "it has to be a text: put it in quotes"
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        ("apiVersion",),
+        one_of("serving.knative.dev/v1"),
+        "older versions are not served any more: write serving.knative.dev/v1",
+    ),
+    Rule(
         ("metadata", "name"),
         is_name,
         "a Service's name becomes part of a host name: 63 small "

@@ -17,6 +17,12 @@ VOLUME = (*POD, "volumes", EACH)
 TRAFFIC = ("spec", "traffic", EACH)
 PROBES = tuple((*CONTAINER, name) for name in ("readinessProbe", "livenessProbe", "startupProbe"))
 
+_METADATA = (
+    "name generateName namespace labels annotations finalizers ownerReferences "
+    # What `kubectl get` shows besides.
+    "uid resourceVersion generation creationTimestamp deletionTimestamp "
+    "deletionGracePeriodSeconds managedFields selfLink"
+)
 _BY_SCALING = "Knative places and replaces pods by itself"
 _HOST = "it opens the node to the container"
 _SECURITY = "it weakens the container's isolation"
@@ -71,8 +77,10 @@ class Shape:
 
 SHAPES: tuple[Shape, ...] = (
     Shape((), "apiVersion kind metadata spec status"),
+    Shape(("metadata",), _METADATA),
     Shape(("spec",), "template traffic"),
     Shape(("spec", "template"), "metadata spec"),
+    Shape(("spec", "template", "metadata"), "name namespace labels annotations finalizers"),
     Shape(
         POD,
         "containers volumes serviceAccountName imagePullSecrets enableServiceLinks "
@@ -137,6 +145,8 @@ SHAPES: tuple[Shape, ...] = (
             "resourceFieldRef": "a value is a text, or comes from a Secret or a ConfigMap",
         },
     ),
+    Shape((*ENV, "valueFrom", "configMapKeyRef"), "name key optional"),
+    Shape((*ENV, "valueFrom", "secretKeyRef"), "name key optional"),
     Shape(
         (*CONTAINER, "resources"),
         "limits requests",
@@ -151,6 +161,9 @@ SHAPES: tuple[Shape, ...] = (
         )
         for probe in PROBES
     ),
+    *(Shape((*probe, "httpGet"), "path port host scheme httpHeaders") for probe in PROBES),
+    *(Shape((*probe, "tcpSocket"), "port host") for probe in PROBES),
+    *(Shape((*probe, "exec"), "command") for probe in PROBES),
     Shape(
         SECURITY,
         "runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem allowPrivilegeEscalation "
@@ -173,6 +186,10 @@ SHAPES: tuple[Shape, ...] = (
         },
     ),
     Shape(VOLUME, "name secret configMap projected emptyDir", rest=_VOLUME),
+    Shape((*VOLUME, "secret"), "secretName items optional defaultMode"),
+    Shape((*VOLUME, "configMap"), "name items optional defaultMode"),
+    Shape((*VOLUME, "projected"), "sources defaultMode"),
+    Shape((*VOLUME, "emptyDir"), "medium sizeLimit"),
     Shape(
         TRAFFIC,
         "revisionName latestRevision percent tag",

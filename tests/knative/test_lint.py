@@ -3,12 +3,17 @@
 import copy
 import json
 from functools import cache
+from typing import get_args
 
 import pytest
+from cloudcoil.models.knative_serving.serving.v1 import Service
 from hypothesis import given
 from hypothesis import strategies as st
 from knative_cli import documents, knative, manifest, service
+from pydantic import BaseModel
 from runnerwsgi_knative.linter import remarks
+from runnerwsgi_knative.shapes import FLAGS, SHAPES, VOLUME
+from runnerwsgi_knative.tree import EACH
 
 POD = "spec.template.spec"
 CONTAINER = f"{POD}.containers.0"
@@ -150,6 +155,7 @@ SPEC_FIELDS = {
     "spec.template.metadata.name": "other-1",
     "metadata.annotations.autoscaling\\.knative\\.dev/min-scale": "1",
     "metadata.labels.networking\\.knative\\.dev/visibility": "local",
+    "apiVersion": "serving.knative.dev/v1alpha1",
     "metadata.name#dot": "runner.v1",
     "metadata.name#long": "r" * 64,
     "metadata.name#digit": "1runner",
@@ -362,6 +368,34 @@ def test_a_domain_is_refused(place, value):
     mapping = documents("--domain", "r.example.com")["DomainMapping r.example.com"]
     assert said(mapping) == {}
     assert ("refused", place) in said(changed(place, value, mapping))
+
+
+def model_of(annotation):
+    """The model in an annotation such as `Optional[List[Annotated[Container, …]]]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(model_of, get_args(annotation))), None)
+
+
+def fields_at(where):
+    """The names of the fields that somebody else's schema has there."""
+    model = Service
+    for step in (step for step in where if step is not EACH):
+        found = {field.alias or name: field for name, field in model.model_fields.items()}
+        model = model_of(found[step].annotation)
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+# It has no fields for an emptyDir.
+SHAPED = [shape for shape in SHAPES if shape.where != (*VOLUME, "emptyDir")]
+
+
+@pytest.mark.parametrize("shape", SHAPED, ids=lambda shape: ".".join(shape.where) or "a Service")
+def test_fields_are_those_of_somebody_elses_schema(shape):
+    known, allowed = fields_at(shape.where), set(shape.allowed.split())
+    assert allowed <= known
+    # Theirs has what an administrator may allow.
+    assert known - allowed <= shape.refused.keys() | FLAGS.keys()
 
 
 JSON = st.recursive(

@@ -436,6 +436,13 @@ def test_is_wrong_usage(args):
     assert (done.exit_code, done.stdout) == (2, "")
 
 
+def test_whoever_gives_no_keys_is_told_to_give_a_role():
+    env = {**GATEWAY, "RUNNER_BUNDLE_STORE": "s3://bundles"}
+    done = knative("manifest", "--image", IMAGE, **env)
+    assert "give the ServiceAccount extensions/runner a role" in done.stderr
+    assert "AWS_" not in done.stdout
+
+
 def test_the_gateways_part_is_told_beside_the_manifest():
     done = knative("manifest", "--image", IMAGE, **GATEWAY)
     assert "RUNNER_KNATIVE_SERVICE=extensions/runner" in done.stderr
