@@ -91,8 +91,8 @@ def _unshaped(shape: Shape, place: Place, value: Mapping[Any, Any]) -> Remarks:
 
 def _unknown(name: str, allowed: list[str]) -> str:
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.8)
-    meant = f"; there is {near[0]}" if near else ""
-    return f"there is no such field, and it is dropped without a word{meant}"
+    meant = f" (the nearest is {near[0]})" if near else ""
+    return f"there is no such field{meant}, and it is dropped without a word"
 
 
 def _values(document: Any) -> Remarks:

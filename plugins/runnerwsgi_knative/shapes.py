@@ -23,7 +23,7 @@ _METADATA = (
     "uid resourceVersion generation creationTimestamp deletionTimestamp "
     "deletionGracePeriodSeconds managedFields selfLink"
 )
-_BY_SCALING = "Knative places and replaces pods by itself"
+_BY_SCALING = "it places and replaces pods by itself"
 _HOST = "it opens the node to the container"
 _SECURITY = "it weakens the container's isolation"
 _VOLUME = "pods come and go: a volume may be a secret, configMap, projected or emptyDir"
@@ -122,7 +122,7 @@ SHAPES: tuple[Shape, ...] = (
         "readinessProbe livenessProbe startupProbe securityContext volumeMounts "
         "terminationMessagePath terminationMessagePolicy",
         {
-            "lifecycle": "Knative sets preStop itself, so that pods end without losing calls",
+            "lifecycle": "it sets preStop itself, so that pods end without losing calls",
             "stdin": "nobody is attached to a pod that scales",
             "stdinOnce": "nobody is attached to a pod that scales",
             "tty": "nobody is attached to a pod that scales",
@@ -194,7 +194,7 @@ SHAPES: tuple[Shape, ...] = (
         TRAFFIC,
         "revisionName latestRevision percent tag",
         {
-            "url": "Knative writes it, into status.traffic",
+            "url": "it writes this itself, into status.traffic",
             "configurationName": "it is for Routes: a Service has one configuration",
         },
     ),

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from runnerwsgi_knative.linter import remarks
 from runnerwsgi_knative.shapes import FLAGS, SHAPES, VOLUME
 from runnerwsgi_knative.tree import EACH
+from wheels import ROOT
 
 POD = "spec.template.spec"
 CONTAINER = f"{POD}.containers.0"
@@ -246,9 +247,11 @@ def test_is_refused_together(document, place):
     ("place", "value", "words"),
     [
         pytest.param(f"{POD}.maxDurationSeconds", 60, "no such field", id="a field that never was"),
-        pytest.param(f"{POD}.timeoutSecond", 60, "there is timeoutSeconds", id="a misspelt field"),
+        pytest.param(
+            f"{POD}.timeoutSecond", 60, "nearest is timeoutSeconds", id="a misspelt field"
+        ),
         pytest.param("spec.runLatest", {}, "no such field", id="a field of long ago"),
-        pytest.param(f"{SCALING}windw", "60s", "there is window", id="a misspelt annotation"),
+        pytest.param(f"{SCALING}windw", "60s", "nearest is window", id="a misspelt annotation"),
         pytest.param(
             f"{CONTAINER}.securityContext.capabilities.drop.0",
             "all",
@@ -484,3 +487,13 @@ def test_what_is_no_manifest_is_told_in_one_line(text, words):
 def test_nothing_of_a_file_steers_the_terminal():
     done = knative("lint", "-", stdin=json.dumps(changed("metadata.name", "\x1b[2J")))
     assert "\x1b" not in done.stdout
+
+
+def test_the_how_to_shows_what_is_said():
+    document = changed(f"{POD}.nodeSelector", {"disk": "ssd"})
+    document = changed(f"{SCALING}min-scale", 1, document)
+    document = changed(f"{POD}.timeoutSecond", 60, document)
+    document = changed(f"{CONTAINER}.startupProbe", {"httpGet": {"port": 8080}}, document)
+    said = knative("lint", "-", stdin=json.dumps(document)).stdout.splitlines()
+    page = (ROOT / "docs" / "how-to" / "knative.md").read_text("utf-8").splitlines()
+    assert set(said) <= set(page)
