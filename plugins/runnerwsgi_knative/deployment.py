@@ -66,6 +66,7 @@ class Options:
         cpu: processors of a pod.
         memory_mib: of a pod; None for as much as its calls may need.
         secret: the name of a Secret that is there already.
+        pull_secret: the name of a Secret with which the image is pulled.
         reader: namespace and name of the gateway's ServiceAccount, where it has one.
         gateway_port: of the gateway's pods; None for that of its address.
         gateway_labels: of the gateway's pods.
@@ -84,6 +85,7 @@ class Options:
     cpu: float
     memory_mib: int | None
     secret: str | None
+    pull_secret: str | None
     reader: tuple[str, str] | None
     gateway_port: int | None
     gateway_labels: tuple[tuple[str, str], ...]

@@ -75,6 +75,12 @@ secret_option = click.option(
     callback=_form(_NAME, "use lower-case letters, digits, dashes and dots."),
     help="Print no Secret: the pods use this one, which is there already.",
 )
+pull_secret_option = click.option(
+    "--pull-secret",
+    metavar="NAME",
+    callback=_form(_NAME, "use lower-case letters, digits, dashes and dots."),
+    help="A Secret that is there already, with which the image is pulled.",
+)
 account_option = click.option(
     "--gateway-account",
     metavar="NAMESPACE/NAME",
@@ -171,6 +177,7 @@ tls_option = click.option(
     help="Memory of a pod.  [default: 1024, and RUNNER_MEMORY_MB for each call]",
 )
 @secret_option
+@pull_secret_option
 @account_option
 @port_option
 @label_option

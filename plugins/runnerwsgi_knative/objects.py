@@ -200,7 +200,9 @@ def _scaling(deployment: Deployment) -> dict[str, str]:
 
 
 def _pod(deployment: Deployment) -> Document:
+    pull_secret = deployment.options.pull_secret
     return {
+        **({"imagePullSecrets": [{"name": pull_secret}]} if pull_secret else {}),
         "serviceAccountName": deployment.options.name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from functools import cache
 from typing import get_args
 
@@ -482,6 +483,13 @@ def test_what_is_no_manifest_is_told_in_one_line(text, words):
     assert (done.exit_code, done.stdout) == (1, "")
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_json_is_judged_without_pyyaml(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert knative("lint", "-", stdin=json.dumps(usual())).exit_code == 0
+    done = knative("lint", "-", stdin="a: 1")
+    assert "pip install 'runnerwsgi[knative]'" in done.stderr
 
 
 def test_nothing_of_a_file_steers_the_terminal():

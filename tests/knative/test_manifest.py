@@ -30,6 +30,7 @@ VARIANTS = [
     pytest.param(
         ("--max-scale", "1"), {"RUNNER_IDEMPOTENCY_URL": None}, id="one pod, keys in its memory"
     ),
+    pytest.param(("--pull-secret", "registry"), {}, id="an image that not everybody may pull"),
     pytest.param((), {"RUNNER_TIMEOUT_MS": "570000"}, id="as long as Knative waits"),
     pytest.param(
         ("--service", "a/b", "--concurrency", "1000", "--memory", "512", "--cpu", "0.1"),
