@@ -28,8 +28,10 @@ DEV = ("-e", ".[dev]")
 
 def main():
     options, pytest_args = parse()
-    if options.install:
+    if options.install or options.prepare:
         install(dict(NEEDS.values()))
+    if options.prepare:
+        return
     folder = ROOT / ".venv"
     if options.python:
         folder = ROOT / f".venv-{version_of(options.python)}"
@@ -53,6 +55,9 @@ def parse():
         "--install",
         action="store_true",
         help="install missing Debian packages, start a Docker Engine; allow no skip",
+    )
+    parser.add_argument(
+        "--prepare", action="store_true", help="install missing Debian packages, and end"
     )
     parser.add_argument(
         "--python", metavar="PATH", help="run the tests alone, on this Python, in a .venv-X.Y"
