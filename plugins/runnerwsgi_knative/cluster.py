@@ -55,7 +55,8 @@ class Cluster:
     """The Knative objects of one namespace, asked for with ``get`` and never changed.
 
     It may be used by several threads, and in processes forked from the one that made it. Tokens
-    and certificates are read anew as they rotate.
+    and certificates are read anew as they rotate. An API that wants to be left alone for a while
+    (``Retry-After``) is.
 
     Example::
 
@@ -75,6 +76,8 @@ class Cluster:
         self._access = access
         self._timeout = timeout
         self._door = Door(access)
+        # Until when nothing is asked, and what the API said.
+        self._quiet: tuple[float, str] = (0.0, "")
 
     @classmethod
     def from_env(
@@ -130,6 +133,9 @@ class Cluster:
         Raises:
             ClusterError: the API did not give it, or not in time.
         """
+        until, found = self._quiet
+        if time.monotonic() < until:
+            raise self._problem("busy", found)
         path = f"/apis/{GROUP}/namespaces/{quote(self.namespace)}/{kind}/{quote(name, safe='')}"
         deadline = time.monotonic() + self._timeout
         proof = self._access.credentials.current()
@@ -169,15 +175,13 @@ class Cluster:
         if answer.status == 404:
             meaning = "absent" if _names_object(body) else "not-installed"
         said = str(body.get("message") or "no reason given")[:500]
-        raise self._problem(
-            meaning,
-            f"answers {answer.status} for {kind}/{name} of namespace {self.namespace}: {said}",
-            _retry_after(answer),
-        )
+        found = f"answers {answer.status} for {kind}/{name} of namespace {self.namespace}: {said}"
+        self._quiet = time.monotonic() + _retry_after(answer), found
+        raise self._problem(meaning, found)
 
-    def _problem(self, kind: Kind, found: str, retry_after: float | None = None) -> ClusterError:
+    def _problem(self, kind: Kind, found: str) -> ClusterError:
         text = f"The Kubernetes API at {self.server} ({self.source}) {found.rstrip('.')}."
-        return ClusterError(kind, text, retry_after=retry_after)
+        return ClusterError(kind, text)
 
 
 class Door:
@@ -235,6 +239,6 @@ def _names_object(status: Mapping[str, Any]) -> bool:
     return status.get("kind") == "Status" and isinstance(details, dict) and "name" in details
 
 
-def _retry_after(answer: Answer) -> float | None:
+def _retry_after(answer: Answer) -> float:
     value = answer.headers.get("retry-after", "")
-    return min(float(value), MOST_SECONDS_TO_WAIT) if _SECONDS.fullmatch(value) else None
+    return min(float(value), MOST_SECONDS_TO_WAIT) if _SECONDS.fullmatch(value) else 0.0

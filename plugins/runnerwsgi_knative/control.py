@@ -59,7 +59,6 @@ class Control:
         self._cluster = cluster
         self._name = name
         self._tag = tag
-        self._quiet_until = 0.0
         self._last = Sight(State("unknown", None, "no answer yet"))
         lost = Sight(State("unknown", None, "the look at the Kubernetes API failed"))
         self._latest = Latest(self.look, lost=lost, seconds=LOOK_EVERY_SECONDS)
@@ -77,9 +76,8 @@ class Control:
         self._cluster.close()
 
     def look(self) -> Sight:
-        """Ask now, unless the API wants to be left alone."""
-        if time.monotonic() >= self._quiet_until:
-            self._last = self._next()
+        """Ask now."""
+        self._last = self._next()
         return self._last
 
     def _next(self) -> Sight:
@@ -98,7 +96,6 @@ class Control:
         )
 
     def _unanswered(self, exc: ClusterError) -> Sight:
-        self._quiet_until = time.monotonic() + (exc.retry_after or 0.0)
         found = state.unanswered(exc.kind, str(exc))
         # What is not there any more has no properties either.
         return replace(self._last, state=found) if found.serves is None else Sight(found)

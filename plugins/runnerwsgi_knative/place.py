@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -107,7 +106,6 @@ class Resolved:
         self._name = name
         self._connect = connect
         self._tag = tag
-        self._quiet_until = 0.0
         self._last = _Found()
         lost = _Found(problem="the look for its address failed")
         self._latest = Latest(self._look, lost=lost, seconds=seconds)
@@ -140,8 +138,7 @@ class Resolved:
             self._last.client.close()
 
     def _look(self) -> _Found:
-        if time.monotonic() >= self._quiet_until:
-            self._last = self._next()
+        self._last = self._next()
         return self._last
 
     def _next(self) -> _Found:
@@ -152,7 +149,6 @@ class Resolved:
                 return _Found(last)
             client = self._connect(url)
         except (ClusterError, ConfigurationError) as exc:
-            self._quiet_until = time.monotonic() + (getattr(exc, "retry_after", None) or 0.0)
             self._tell(str(exc))
             return _Found(last, str(exc))
         if last is not None:

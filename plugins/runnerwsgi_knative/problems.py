@@ -30,10 +30,8 @@ class ClusterError(UpstreamError):
         kind: ``unreachable`` (no answer, or not one of Kubernetes), ``unauthorized`` (no valid
             credentials), ``forbidden`` (a Role is missing), ``absent`` (no such object),
             ``not-installed`` (no Knative in the cluster) or ``busy``.
-        retry_after: seconds that it asks to be left alone; None where it asks for nothing.
     """
 
-    def __init__(self, kind: Kind, found: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, kind: Kind, found: str) -> None:
         super().__init__(f"{found} {ADVICE[kind]}")
         self.kind = kind
-        self.retry_after = retry_after

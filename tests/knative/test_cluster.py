@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 from authority import Authority
@@ -86,8 +87,18 @@ def test_a_missing_role_is_told_with_what_is_missing(api, reach):
 def test_an_api_that_turns_us_away(api, reach, status, wait, kind):
     api.refuse(status, retry_after=wait)
     cluster = reach()
-    failed = failure(cluster)
-    assert (failed.kind, failed.retry_after) == (kind, wait)
+    assert failure(cluster).kind == kind
+    assert reach().get("services", "runner")
+
+
+def test_a_busy_api_is_asked_nothing_before_its_time(api, reach):
+    api.refuse(429, retry_after=1)
+    cluster = reach()
+    busy = failure(cluster)
+    again = failure(cluster, name="other")
+    assert (again.kind, str(again)) == ("busy", str(busy))
+    assert len(api.requests) == 1
+    time.sleep(1.1)
     assert cluster.get("services", "runner")
 
 

@@ -230,13 +230,6 @@ def test_a_service_that_could_not_start_is_asked_to_start_again(api, folder):
             assert gateway.health().status == "degraded"  # Kubernetes has not noticed yet
 
 
-def test_a_busy_api_is_left_alone_for_as_long_as_it_asks(api, control):
-    api.refuse(429, retry_after=1)
-    assert {control.look().state.word for _ in range(3)} == {"unknown"}
-    assert len(api.requests) == 1
-    until(lambda: control.look().state.word == "idle")
-
-
 # The route
 
 OF_A_ROUTE = {

@@ -206,18 +206,6 @@ def test_a_service_that_comes_later_is_found(api, resolve):
     becomes(place, "http://one.test")
 
 
-def test_a_busy_api_is_left_alone_as_long_as_it_says(api, resolve):
-    api.put(ksvc(address="http://one.test"))
-    api.refuse(429, retry_after=1)
-    place = resolve()
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        assert place.known is None
-        time.sleep(0.02)
-    assert len(api.requests) == 1
-    becomes(place, "http://one.test")
-
-
 def test_a_gateway_without_an_address_is_unavailable_and_says_why(api, site):
     with site() as made:
         assert made.call("POST", body=BODY).status == 502
