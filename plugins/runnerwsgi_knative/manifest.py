@@ -26,10 +26,10 @@ DEFAULT_SERVICE = "extensions/runner"
 # RFC 1123, and for what becomes a name in DNS by itself RFC 1035.
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = rf"{_LABEL}(?:\.{_LABEL})*"
-_SERVICE = rf"(?P<namespace>{_LABEL})/(?P<name>[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?)"
-_ACCOUNT = rf"(?P<namespace>{_LABEL})/(?P<name>{_NAME})"
-_DNS = rf"(?P<namespace>{_LABEL}):(?P<port>[0-9]{{1,5}})"
-_KEY_VALUE = r"(?P<key>[A-Za-z0-9][A-Za-z0-9./_-]*)=(?P<value>[A-Za-z0-9._-]*)"
+_SERVICE = rf"{_LABEL}/[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?"
+_ACCOUNT = rf"{_LABEL}/{_NAME}"
+_DNS = rf"{_LABEL}:[0-9]{{1,5}}"
+_KEY_VALUE = r"[A-Za-z0-9][A-Za-z0-9./_-]*=[A-Za-z0-9._-]*"
 _IMAGE = r"[^\s]{1,500}"
 
 
@@ -61,75 +61,6 @@ def _networks(
     return found
 
 
-service_option = click.option(
-    "--service",
-    envvar="RUNNER_KNATIVE_SERVICE",
-    default=DEFAULT_SERVICE,
-    metavar="NAMESPACE/NAME",
-    callback=_form(_SERVICE, "write it as extensions/runner."),
-    help=f"The Knative Service.  [default: RUNNER_KNATIVE_SERVICE, {DEFAULT_SERVICE}]",
-)
-secret_option = click.option(
-    "--secret",
-    metavar="NAME",
-    callback=_form(_NAME, "use lower-case letters, digits, dashes and dots."),
-    help="Print no Secret: the pods use this one, which is there already.",
-)
-pull_secret_option = click.option(
-    "--pull-secret",
-    metavar="NAME",
-    callback=_form(_NAME, "use lower-case letters, digits, dashes and dots."),
-    help="A Secret that is there already, with which the image is pulled.",
-)
-account_option = click.option(
-    "--gateway-account",
-    metavar="NAMESPACE/NAME",
-    callback=_form(_ACCOUNT, "write it as web/shop."),
-    help="The gateway's ServiceAccount, which may ask how the runner is.  [default: one is made]",
-)
-port_option = click.option(
-    "--gateway-port",
-    type=click.IntRange(1, 65535),
-    help="Where the gateway's own pods listen.  [default: the port of RUNNER_CALLBACK_BASE]",
-)
-label_option = click.option(
-    "--gateway-label",
-    "gateway_labels",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_form(_KEY_VALUE, "write it as app=shop."),
-    help="A label of the gateway's pods; repeatable.  [default: every pod of their namespace]",
-)
-address_option = click.option(
-    "--address",
-    "networks",
-    multiple=True,
-    metavar="HOST=CIDR",
-    callback=_networks,
-    help="Where a host outside of the cluster is; repeatable.  [default: any public address]",
-)
-dns_option = click.option(
-    "--dns",
-    default="kube-system:53",
-    show_default=True,
-    metavar="NAMESPACE:PORT",
-    callback=_form(_DNS, "write it as kube-system:53."),
-    help="The pods that answer for the cluster's names.",
-)
-domain_option = click.option(
-    "--domain",
-    metavar="NAME",
-    callback=_form(_NAME, "write it as runner.example.com."),
-    help="Publish the runner under this name.",
-)
-tls_option = click.option(
-    "--tls-secret",
-    metavar="NAME",
-    callback=_form(_NAME, "use lower-case letters, digits, dashes and dots."),
-    help="The Secret with that name's certificate.",
-)
-
-
 @click.command(cls=Command)
 @click.option(
     "--image",
@@ -138,7 +69,14 @@ tls_option = click.option(
     callback=_form(_IMAGE, "an image's name has no blanks."),
     help="The runner's image, as the cluster finds it; best with @sha256:….",
 )
-@service_option
+@click.option(
+    "--service",
+    envvar="RUNNER_KNATIVE_SERVICE",
+    default=DEFAULT_SERVICE,
+    metavar="NAMESPACE/NAME",
+    callback=_form(_SERVICE, "write it as extensions/runner."),
+    help=f"The Knative Service.  [default: RUNNER_KNATIVE_SERVICE, {DEFAULT_SERVICE}]",
+)
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1000),
@@ -176,15 +114,65 @@ tls_option = click.option(
     metavar="MIB",
     help="Memory of a pod.  [default: 1024, and RUNNER_MEMORY_MB for each call]",
 )
-@secret_option
-@pull_secret_option
-@account_option
-@port_option
-@label_option
-@address_option
-@dns_option
-@domain_option
-@tls_option
+@click.option(
+    "--secret",
+    metavar="NAME",
+    callback=_form(_NAME, "use lower-case letters, digits, dashes and dots."),
+    help="Print no Secret: the pods use this one, which is there already.",
+)
+@click.option(
+    "--pull-secret",
+    metavar="NAME",
+    callback=_form(_NAME, "use lower-case letters, digits, dashes and dots."),
+    help="A Secret that is there already, with which the image is pulled.",
+)
+@click.option(
+    "--gateway-account",
+    metavar="NAMESPACE/NAME",
+    callback=_form(_ACCOUNT, "write it as web/shop."),
+    help="The gateway's ServiceAccount, which may ask how the runner is.  [default: one is made]",
+)
+@click.option(
+    "--gateway-port",
+    type=click.IntRange(1, 65535),
+    help="Where the gateway's own pods listen.  [default: the port of RUNNER_CALLBACK_BASE]",
+)
+@click.option(
+    "--gateway-label",
+    "gateway_labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_form(_KEY_VALUE, "write it as app=shop."),
+    help="A label of the gateway's pods; repeatable.  [default: every pod of their namespace]",
+)
+@click.option(
+    "--address",
+    "networks",
+    multiple=True,
+    metavar="HOST=CIDR",
+    callback=_networks,
+    help="Where a host outside of the cluster is; repeatable.  [default: any public address]",
+)
+@click.option(
+    "--dns",
+    default="kube-system:53",
+    show_default=True,
+    metavar="NAMESPACE:PORT",
+    callback=_form(_DNS, "write it as kube-system:53."),
+    help="The pods that answer for the cluster's names.",
+)
+@click.option(
+    "--domain",
+    metavar="NAME",
+    callback=_form(_NAME, "write it as runner.example.com."),
+    help="Publish the runner under this name.",
+)
+@click.option(
+    "--tls-secret",
+    metavar="NAME",
+    callback=_form(_NAME, "use lower-case letters, digits, dashes and dots."),
+    help="The Secret with that name's certificate.",
+)
 @json_option
 def manifest(service: str, **typed: Any) -> None:
     """Print what Kubernetes needs to run extensions on Knative.
