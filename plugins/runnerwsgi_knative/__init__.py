@@ -110,9 +110,10 @@ SETTINGS: tuple[Setting, ...] = (
 @hookimpl
 def runner_register_commands(group: click.Group) -> None:
     """Add `runnerwsgi knative …`, without settings: a manifest comes before an address."""
-    from .commands import register
+    from . import lint, manifest, status
 
-    register(group)
+    for command in (manifest.manifest, lint.lint, status.status):
+        group.add_command(command)
 
 
 def plugin(env: Mapping[str, str]) -> KnativeBackend:

@@ -9,7 +9,7 @@ from typing import Any
 
 from runnerwsgi.protocol import Finding
 
-from .observed import Object, part, targets, traffic
+from .observed import SCALING, Object, part, targets, traffic
 from .observed import scale as pods
 
 # Knative's own, where a revision names none; and the most that it takes.
@@ -19,7 +19,6 @@ MOST_SECONDS = 600
 # 504 that tells nobody whether it was executed.
 SPARE_SECONDS = 30
 _FIRST_BYTE = ("responseStartTimeoutSeconds", "idleTimeoutSeconds")
-_SCALING = "autoscaling.knative.dev/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ def scale(wanted: Wanted, revision: Object) -> Iterator[Finding]:
         kept = f"{wanted.cold_start_ms} ms of a call are kept for the start of one"
         yield Finding("ok", "scale", f"{found}; {kept}")
     else:
-        fix = f"keep one pod with {_SCALING}min-scale, or set RUNNER_KNATIVE_COLD_START_MS."
+        fix = f"keep one pod with {SCALING}min-scale, or set RUNNER_KNATIVE_COLD_START_MS."
         yield Finding("warn", "scale", f"{found}, and no time is kept for the start of one", fix)
 
 

@@ -12,8 +12,6 @@ from runnerwsgi import hookimpl
 from .health import Watch
 
 if TYPE_CHECKING:
-    import click
-
     from runnerwsgi.protocol import (
         Bundle,
         ExecuteRequest,
@@ -101,13 +99,6 @@ class KnativeBackend:
         """Close the connections."""
         self.watch.close()
         self._place.close()
-
-    @hookimpl
-    def runner_register_commands(self, group: click.Group) -> None:
-        """Add `runnerwsgi knative manifest`, `lint` and `status`."""
-        from .commands import register
-
-        register(group)
 
 
 def _later(request: ExecuteRequest, seconds: float) -> ExecuteRequest:

@@ -12,6 +12,8 @@ from runnerwsgi.settings import SETTINGS as SHARED
 from runnerwsgi.settings import Settings
 from runnerwsgi.stores import is_remote
 
+from .agreement import MOST_SECONDS, SPARE_SECONDS
+from .hazards import ENDING_SECONDS
 from .reach import Destination, Network, unique
 
 # Settings that mean the same for the runner, and are passed on where they are set. Threads do not:
@@ -40,11 +42,8 @@ RESERVED_THREADS = 6
 BASE_MEMORY_MIB = 1024
 # Compiled code, and bundles: what the pod's folder of its own holds at most.
 CACHES_MB = 1024
-# Once nobody asks it any more, a pod listens for 30 s and then gives its calls 30 s to end; and
-# whoever waits for a first answer must not be told by the platform that it did not come.
-ENDING_SECONDS = 90
-LONGEST_SECONDS = 600
-SHORTEST_MARGIN_SECONDS = 30
+# timeoutSeconds is also the time that a pod has to end in, beside the longest call.
+MARGIN_SECONDS = ENDING_SECONDS + SPARE_SECONDS
 
 _NO_HOST = (
     "--address {}: nothing that the runner has to reach is there. It names a host of "
@@ -279,13 +278,13 @@ class _Asked:
 
     def timeout_seconds(self) -> int:
         deadline = -(-self.settings.timeout_ms // 1000)
-        if deadline + SHORTEST_MARGIN_SECONDS > LONGEST_SECONDS:
+        if deadline + SPARE_SECONDS > MOST_SECONDS:
             raise ConfigurationError(
                 f"RUNNER_TIMEOUT_MS is {self.settings.timeout_ms}, and Knative gives a request up "
-                f"after {LONGEST_SECONDS} s unless an administrator allows more: set it to "
-                f"{(LONGEST_SECONDS - SHORTEST_MARGIN_SECONDS) * 1000} at most."
+                f"after {MOST_SECONDS} s unless an administrator allows more: set it to "
+                f"{(MOST_SECONDS - SPARE_SECONDS) * 1000} at most."
             )
-        return min(deadline + ENDING_SECONDS, LONGEST_SECONDS)
+        return min(deadline + MARGIN_SECONDS, MOST_SECONDS)
 
     def memory_mib(self) -> int:
         calls = self.options.concurrency * self.settings.memory_mb

@@ -13,7 +13,7 @@ from runnerwsgi.cli.command import Command, json_option, wants_json
 from runnerwsgi.errors import ConfigurationError
 
 from . import documents
-from .linter import is_mapping, is_service, remarks
+from .linter import is_domain_mapping, is_service, remarks
 from .remarks import REFUSED, Remark
 
 
@@ -30,7 +30,7 @@ def lint(ctx: click.Context, file: TextIO) -> None:
     found = [
         (_called(each), remarks(each))
         for each in documents.read(_text(file), file.name)
-        if is_service(each) or is_mapping(each)
+        if is_service(each) or is_domain_mapping(each)
     ]
     if not found:
         raise ConfigurationError(

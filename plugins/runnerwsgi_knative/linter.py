@@ -10,27 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .hazards import hazards
+from .observed import SCALING
 from .remarks import EFFECTS, Remark, Remarks, ignored, refused
-from .rules import (
-    AUTOSCALING,
-    CLASSES,
-    POD_NOTES,
-    RULES,
-    SCALING,
-    SERVICE_NOTES,
-)
-from .shapes import (
-    CONTAINER,
-    FLAGS,
-    MOUNT,
-    POD,
-    PORT,
-    PROBES,
-    SHAPES,
-    TRAFFIC,
-    VOLUME,
-    Shape,
-)
+from .rules import AUTOSCALING, CLASSES, POD_NOTES, RULES, SERVICE_NOTES
+from .shapes import CONTAINER, FLAGS, MOUNT, POD, PORT, PROBES, SHAPES, TRAFFIC, VOLUME, Shape
 from .tree import EACH, Place, find, first, shown
 
 _WRITABLE = ("emptyDir", "persistentVolumeClaim")
@@ -43,7 +26,7 @@ def is_service(document: object) -> bool:
     return _is(document, "serving.knative.dev/", "Service")
 
 
-def is_mapping(document: object) -> bool:
+def is_domain_mapping(document: object) -> bool:
     """Whether a document is a DomainMapping."""
     return _is(document, "serving.knative.dev/", "DomainMapping")
 
@@ -61,7 +44,9 @@ def remarks(document: object) -> list[Remark]:
 
         [remark.reason for remark in remarks(service) if remark.effect == "refused"]
     """
-    checks = _OF_SERVICES if is_service(document) else (_domain,) if is_mapping(document) else ()
+    checks = (
+        _OF_SERVICES if is_service(document) else (_domain,) if is_domain_mapping(document) else ()
+    )
     found = (each for check in checks for each in check(document))
     return sorted(found, key=lambda each: EFFECTS.index(each.effect))
 

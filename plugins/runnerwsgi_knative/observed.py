@@ -12,7 +12,7 @@ from typing import Any
 # A Service or a Revision, as the Kubernetes API has it.
 Object = Mapping[str, Any]
 
-_SCALING = "autoscaling.knative.dev/"
+SCALING = "autoscaling.knative.dev/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,5 +106,5 @@ def scale(revision: Object) -> tuple[int, int]:
 
 def _number(notes: Object, end: str) -> int:
     # The older spelling is still obeyed.
-    value = notes.get(f"{_SCALING}{end}-scale") or notes.get(f"{_SCALING}{end}Scale") or ""
+    value = notes.get(f"{SCALING}{end}-scale") or notes.get(f"{SCALING}{end}Scale") or ""
     return int(value) if re.fullmatch("[0-9]{1,9}", value) else 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from runnerwsgi.errors import BackendUnreachable, ConfigurationError
 from runnerwsgi.latest import Latest
 
+from .observed import Object, part, traffic
 from .problems import ClusterError
 
 if TYPE_CHECKING:
@@ -163,21 +164,19 @@ class Resolved:
             log.warning("%s%s", problem, stays or "")
 
 
-def address_of(service: Mapping[str, Any], tag: str | None = None) -> str:
+def address_of(service: Object, tag: str | None = None) -> str:
     """The URL that a Service's status has for calls from within the cluster, or for *tag*.
 
     Raises:
         ConfigurationError: it has none.
     """
-    name = "{namespace}/{name}".format_map(service["metadata"])
-    status = service.get("status") or {}
+    what = "address" if tag is None else f"address of the tag {tag}"
     if tag is None:
-        url = (status.get("address") or {}).get("url")
+        url = part(service, "status", "address").get("url")
     else:
-        urls = {one.get("tag"): one.get("url") for one in status.get("traffic") or ()}
-        url = urls.get(tag)
+        url = next((one.url for one in traffic(service) if one.tag == tag), None)
     if not url:
-        what = "address" if tag is None else f"address of the tag {tag}"
+        name = "{namespace}/{name}".format_map(service["metadata"])
         raise ConfigurationError(
             f"The Knative Service {name} has no {what}: `kubectl describe ksvc` shows why."
         )

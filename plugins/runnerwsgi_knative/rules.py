@@ -14,7 +14,6 @@ from .tree import EACH
 
 Holds = Callable[[Any], bool]
 
-SCALING = "autoscaling.knative.dev/"
 SERVICE_NOTES = ("metadata", "annotations")
 POD_NOTES = ("spec", "template", "metadata", "annotations")
 
