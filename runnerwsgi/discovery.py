@@ -40,7 +40,7 @@ def load(name: str, env: Mapping[str, str], *, variable: str = "RUNNER_BACKEND")
     Raises:
         ConfigurationError: no such plugin, two of it, or it cannot be imported or made.
     """
-    factory = _factory(_entry_point(name, variable, env), variable)
+    factory = _factory(_entry_point(name, variable), variable)
     try:
         plugin = factory(env)
     except ConfigurationError:
@@ -56,24 +56,22 @@ def load(name: str, env: Mapping[str, str], *, variable: str = "RUNNER_BACKEND")
     return plugin
 
 
-def module(name: str, env: Mapping[str, str], *, variable: str = "RUNNER_BACKEND") -> ModuleType:
+def module(name: str, *, variable: str = "RUNNER_BACKEND") -> ModuleType:
     """Import the plugin *name*, and make nothing of it.
 
     Raises:
         ConfigurationError: no such plugin, two of it, or it cannot be imported.
     """
-    point = _entry_point(name, variable, env)
+    point = _entry_point(name, variable)
     _factory(point, variable)
     return sys.modules[point.module]
 
 
-def _entry_point(name: str, variable: str, env: Mapping[str, str]) -> EntryPoint:
+def _entry_point(name: str, variable: str) -> EntryPoint:
     plugins = installed()
     if name not in plugins:
         near = difflib.get_close_matches(name, plugins, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        if not near and variable == "RUNNER_BACKEND" and not env.get(variable):
-            hint = f" {variable} is not set in the environment: set it to an installed one."
         names = ", ".join(plugins) or "none"
         raise ConfigurationError(
             f"{variable}={name}: no installed plugin has this name. Installed: {names}.{hint}"

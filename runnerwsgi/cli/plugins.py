@@ -26,7 +26,7 @@ def commands_of(name: str) -> click.Group | None:
         return None
     group = Group(name, help=f"Commands of the plugin `{name}`.", no_args_is_help=True)
     # Commands of the module itself come first: whoever types them may have no settings yet.
-    plugin = discovery.module(name, os.environ, variable="plugin")
+    plugin = discovery.module(name, variable="plugin")
     if "runner_register_commands" not in hook_names(plugin, name):
         plugin = discovery.load(name, os.environ, variable="plugin")
     hooks(plugin, name).runner_register_commands(group=group)

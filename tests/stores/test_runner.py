@@ -59,12 +59,12 @@ def _env(url):
     }
 
 
-def call(bundle, timeout_ms=10_000):
+def call(bundle, timeout_ms=10_000, key=1):
     return ExecuteRequest(
         Context(bundle.tenant_id, bundle.extension_id, bundle.content_hash),
         HttpRequest("GET", "/things"),
         Limits(timeout_ms, 64),
-        idempotency_key="acme:demo.echo:1",
+        idempotency_key=f"acme:demo.echo:{key}",
     )
 
 
@@ -80,7 +80,8 @@ def test_calls_at_once_fetch_once(web, open_at, ask, echo):
     bundle, data = echo
     web.fault = lambda handler: (time.sleep(0.3), send(handler, 200, data))
     with ask(web.url) as (_, client), ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: client.execute(call(bundle)).outcome, range(6)))
+        each = (call(bundle, key=number) for number in range(6))
+        answers = [answer.outcome for answer in pool.map(client.execute, each)]
     assert answers == ["ok"] * 6
     assert len(web.asked) == 1
 
