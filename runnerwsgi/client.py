@@ -174,6 +174,7 @@ class RunnerClient:
             replace(request, limits=limits, callback=callback), deadline - started, fresh
         )
         took_ms = (time.monotonic() - started) * 1000
+        _tell_answer(request, answer, took_ms)
         self.route.check(answer)
         self.last_answer = last_answer(answer)
         self._check(answer)
@@ -356,6 +357,24 @@ def _timed(response: ExecuteResponse, took_ms: float, timeout_ms: int) -> Execut
     if response.outcome == "guest_trap" and took_ms > timeout_ms - ALGA_TICK_MS:
         return replace(response, outcome="timeout")
     return response
+
+
+def _tell_answer(request: ExecuteRequest, answer: Answer, took_ms: float) -> None:
+    """Who answered, for whoever follows one call through everything that it passes."""
+    given = answer.headers
+    emit(
+        log,
+        logging.DEBUG,
+        "answered",
+        request_id=request.context.request_id,
+        extension_id=request.context.extension_id,
+        status=answer.status,
+        runner=given.get(MARKER),
+        revision=given.get("x-runner-revision"),
+        server=given.get("server"),
+        ingress_ms=given.get("x-envoy-upstream-service-time"),
+        duration_ms=round(took_ms, 1),
+    )
 
 
 def _tell_failure(

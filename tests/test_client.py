@@ -616,6 +616,22 @@ def test_a_try_that_failed_is_a_line_in_the_log(caplog):
     assert "tries=3" in lines[2]
 
 
+def test_who_answered_is_a_line_in_the_log_of_who_looks_closely(caplog):
+    fields = (
+        "X-Runner-Revision: runner-00007",
+        "Server: envoy",
+        "X-Envoy-Upstream-Service-Time: 4",
+    )
+    answer = http(200, {"status": 200}, MARKED, *fields)
+    with peer(always(answer)) as server, caplog.at_level(logging.DEBUG):
+        client_to(server.url).execute(call())
+    [line] = [record.getMessage() for record in caplog.records if "answered" in record.getMessage()]
+    for field in ("request_id=r-1", "runner=runnerwsgi/9.9", "revision=runner-00007"):
+        assert field in line
+    assert "server=envoy" in line
+    assert "ingress_ms=4" in line
+
+
 @pytest.mark.parametrize(
     ("status", "code", "error"),
     [
