@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import access, headers, paths
@@ -31,7 +32,7 @@ from .protocol import (
     HttpRequest,
     Limits,
 )
-from .retries import OF_THE_WAY
+from .retries import OF_THE_WAY, pauses
 from .wsgi import Response, guest_response, read_body
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 # The runner gets this much less than is left, so that the inner layer fails first and cleanly.
 MARGIN_MS = 200
 MAX_IDEMPOTENCY_KEY = 255
+# Of callers without a name, who have nothing but their keys to be told apart by: as many as a key
+# of ours has, and fewer than a UUID.
+MIN_SECRET_KEY = 16
 
 
 class Handlers:
@@ -111,6 +115,7 @@ class Handlers:
         install = self.installs.get(principal.tenant_id, extension_id)
         access.check_level(principal, install.manifest, method, path)
         self.gateway.authorize(principal, install, method, path)
+        _check_secret(key, principal)
 
         body = read_body(environ, self.settings.max_body_bytes)
         http = HttpRequest(
@@ -135,18 +140,29 @@ class Handlers:
             is_given: whether it was the caller who chose it.
         """
         try:
-            return self.gateway.execute(request)
-        except IdempotencyInFlight as exc:
-            if is_given:
-                raise
-            # Nobody but this call has its key: something on the way to the runner repeated it.
-            unknown = OutcomeUnknown(f"the call was sent twice on its way: {exc}")
-            unknown.idempotency_key = key
-            raise unknown from exc
+            return self.gateway.execute(request) if is_given else self._answered(request)
+        except IdempotencyInFlight:
+            raise
         except OF_THE_WAY as exc:
             # Of an ingress that repeats calls "not executed" tells of its last try alone.
             exc.idempotency_key = key
             raise
+
+    def _answered(self, request: ExecuteRequest) -> ExecuteResponse:
+        """Run a call that nobody but us has the key of.
+
+        Where it runs already, something on the way to the runner sent it twice, and its answer is
+        the one to wait for.
+        """
+        deadline = time.monotonic() + request.limits.timeout_ms / 1000
+        for pause in pauses():
+            try:
+                return self.gateway.execute(_until(deadline, request))
+            except IdempotencyInFlight as exc:
+                if time.monotonic() + pause >= deadline:
+                    raise OutcomeUnknown(f"the call was sent twice on its way: {exc}") from exc
+                time.sleep(pause)
+        raise AssertionError("the pauses ended before the time of the call did")
 
     def _request(
         self,
@@ -234,6 +250,13 @@ def _method(environ: WSGIEnvironment) -> str:
     return method
 
 
+def _until(deadline: float, request: ExecuteRequest) -> ExecuteRequest:
+    """The call with no more time than is left."""
+    left_ms = max(1, round((deadline - time.monotonic()) * 1000))
+    limits = replace(request.limits, timeout_ms=min(request.limits.timeout_ms, left_ms))
+    return replace(request, limits=limits)
+
+
 def _idempotency_key(environ: WSGIEnvironment) -> str | None:
     key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
     if key is None:
@@ -241,6 +264,22 @@ def _idempotency_key(environ: WSGIEnvironment) -> str | None:
     if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
         raise BadHeader(f"Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} ASCII characters")
     return key
+
+
+def _check_secret(key: str | None, principal: access.Principal) -> None:
+    """Refuse a key that two visitors without a name may both think of.
+
+    Who has an anonymous caller's key, and sends the same request, gets that caller's answer.
+
+    Raises:
+        BadHeader: it is short enough to be guessed.
+    """
+    if key is not None and not principal.user_id and len(key) < MIN_SECRET_KEY:
+        raise BadHeader(
+            f"an anonymous caller's Idempotency-Key of {len(key)} characters",
+            detail=f"Without a login, Idempotency-Key must have {MIN_SECRET_KEY} characters or "
+            "more, and be made by chance for each thing that is to be done, as a UUID is.",
+        )
 
 
 def _scoped(key: str, install: Install, principal: access.Principal, http: HttpRequest) -> str:

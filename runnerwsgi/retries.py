@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from .errors import (
     BackendUnreachable,
+    DeadlineExceeded,
     IdempotencyInFlight,
     OutcomeUnknown,
     Overloaded,
@@ -31,6 +33,8 @@ LONGEST_PAUSE_SECONDS = 2.0
 SAVINGS = 10.0
 
 IN_A_ROW = 5
+# Who takes no connection, or no request, for so long is as good as gone.
+SILENT_SECONDS = 1.0
 WINDOW_SECONDS = 10
 WINDOW_CALLS = 20
 WINDOW_MOMENTS = 3
@@ -83,12 +87,13 @@ class Breaker:
             Overloaded: nothing is sent now; it says when something will be.
         """
         number, is_trial = self._enter()
+        began = time.monotonic()
         failed: bool | None = None
         try:
             yield
             failed = False
         except RunnerError as exc:
-            failed = _failed(exc)
+            failed = _failed(exc, time.monotonic() - began)
             raise
         finally:
             self._leave(failed, number, is_trial)
@@ -164,10 +169,13 @@ class _Recent:
         return ended >= WINDOW_CALLS and 2 * failed >= ended and moments >= WINDOW_MOMENTS
 
 
-def _failed(exc: RunnerError) -> bool | None:
-    """Whether *exc* speaks against the peer; None where it says nothing about it."""
+def _failed(exc: RunnerError, took: float) -> bool | None:
+    """Whether *exc*, after *took* seconds, speaks against the peer; None where it does not say."""
     if isinstance(exc, OutcomeUnknown):
         return None if exc.final else True
+    if isinstance(exc, DeadlineExceeded):
+        # Whose time was over soon has heard nothing of anybody.
+        return True if not exc.sent and took >= SILENT_SECONDS else None
     if isinstance(exc, BackendUnreachable):
         return True
     return None if isinstance(exc, Refused) else False
@@ -223,39 +231,57 @@ class Retries:
         """
         self._saved = min(SAVINGS, self._saved + self.share)
         unknown: OutcomeUnknown | None = None
-        for number in range(self.most + 1):
+        waiting = pauses()
+        failures = 0
+        for number in itertools.count():
             try:
                 with self.breaker.watching():
                     return attempt(number)
             except RunnerError as exc:
                 unknown = exc if isinstance(exc, OutcomeUnknown) else unknown
                 pause = None
-                if _may_help(exc, unknown, again):
-                    pause = self._pause(number, deadline)
-                if isinstance(exc, OF_THE_WAY):
-                    on_failure(exc, number, pause)
+                if unknown and isinstance(exc, IdempotencyInFlight):
+                    # An earlier try still runs: no failure, but the wait for its answer.
+                    pause = _before(deadline, next(waiting))
+                else:
+                    if _may_help(exc, again):
+                        pause = self._pause(failures, deadline)
+                    failures += 1
+                    if isinstance(exc, OF_THE_WAY):
+                        on_failure(exc, number, pause)
                 if pause is None:
                     raise (unknown or exc) from exc.__cause__
                 time.sleep(pause)
         raise AssertionError("the last try neither returned nor raised")
 
-    def _pause(self, number: int, deadline: float) -> float | None:
+    def _pause(self, failures: int, deadline: float) -> float | None:
         """Seconds until the next try; None where there is none."""
-        if number == self.most or self._saved < 1 or self.breaker.is_open:
+        if failures == self.most or self._saved < 1 or self.breaker.is_open:
             return None
-        longest = min(FIRST_PAUSE_SECONDS * 2**number, LONGEST_PAUSE_SECONDS)
         # Full jitter: callers that failed together do not come back together.
-        pause = random.uniform(0, longest)  # noqa: S311 - no secret hangs on it
-        if time.monotonic() + pause >= deadline:
-            return None
-        self._saved -= 1
+        share = random.random()  # noqa: S311 - no secret hangs on it
+        pause = _before(deadline, share * _longest_pause(failures))
+        if pause is not None:
+            self._saved -= 1
         return pause
 
 
-def _may_help(exc: RunnerError, unknown: OutcomeUnknown | None, again: Callable[[], bool]) -> bool:
+def pauses() -> Iterator[float]:
+    """Seconds between looks at something that will end: few at first, and never many."""
+    for number in itertools.count():
+        yield _longest_pause(number)
+
+
+def _longest_pause(number: int) -> float:
+    return min(FIRST_PAUSE_SECONDS * 2.0 ** min(number, 10), LONGEST_PAUSE_SECONDS)
+
+
+def _before(deadline: float, pause: float) -> float | None:
+    return pause if time.monotonic() + pause < deadline else None
+
+
+def _may_help(exc: RunnerError, again: Callable[[], bool]) -> bool:
     """Whether another try after *exc* may do good, and can do no harm."""
     if isinstance(exc, OutcomeUnknown):
         return not exc.final and again()
-    if isinstance(exc, IdempotencyInFlight):
-        return unknown is not None  # the first try still runs
     return isinstance(exc, BackendUnreachable) or (isinstance(exc, Refused) and exc.soon)

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from support import EXTENSION, Recorder, Site
+from support import EXTENSION, FILES, Recorder, Site
 
 from runnerwsgi import ExecuteResponse, Principal
 from runnerwsgi.errors import (
@@ -155,15 +155,78 @@ def test_a_call_that_may_have_been_executed_may_be_asked_for_again_with_its_key(
     assert site.backend.requests[-1].idempotency_key == sent
 
 
-def test_who_repeats_a_call_that_runs_is_told_and_who_does_not_is_told_that_it_is_unknown(
-    site, answering
-):
+def test_who_repeats_a_call_that_runs_is_told_so(site, answering):
     answering(IdempotencyInFlight("running", retry_after=3))
     mine = site.call("POST", HTTP_IDEMPOTENCY_KEY="k-1")
     assert (mine.status, mine.code) == (409, "idempotency-in-flight")
     assert mine.header("retry-after") == "3"
-    # An ingress sent it twice, and the second one came to a pod that knows of the first.
-    assert site.call("POST").code == "outcome-unknown"
+
+
+# An ingress sent it twice, and the second one came to a pod that knows of the first.
+def test_a_call_that_was_repeated_on_its_way_waits_for_the_answer_of_the_first(site, monkeypatch):
+    answers = iter([IdempotencyInFlight("running")] * 2)
+    limits = []
+
+    def respond(request):
+        limits.append(request.limits.timeout_ms)
+        if running := next(answers, None):
+            raise running
+        return ExecuteResponse(201)
+
+    monkeypatch.setattr(site.backend, "answer", respond)
+    assert site.call("POST").status == 201
+    keys = [request.idempotency_key for request in site.backend.requests[-3:]]
+    assert len(set(keys)) == 1
+    # With what is left of its time.
+    assert limits[0] - 400 < limits[2] <= limits[0] - 290
+
+
+def test_a_call_that_was_repeated_on_its_way_and_runs_on_is_unknown(tmp_path, monkeypatch):
+    def respond(request):
+        raise IdempotencyInFlight("running")
+
+    with Site(tmp_path, timeout_ms=800) as site:
+        monkeypatch.setattr(site.backend, "answer", respond)
+        answer = site.call("POST")
+    assert (answer.status, answer.code) == (504, "outcome-unknown")
+    assert answer.json["idempotency_key"] == answer.json["request_id"]
+
+
+PUBLIC = b"""{"name": "acme.hello", "version": "1.0.0", "api": {"endpoints": [
+    {"method": "POST", "path": "/open", "handler": "h", "access": "public"}]}}"""
+
+
+@pytest.fixture
+def public(tmp_path):
+    """A site with a route for everybody, and a visitor whom nobody knows."""
+    with Site(tmp_path, files={**FILES, "manifest.json": PUBLIC}) as site:
+        site.principal = Principal("t1", None)
+        yield site
+
+
+@pytest.mark.parametrize("name", [None, ""], ids=["no name", "an empty name"])
+@pytest.mark.parametrize("key", ["1", "checkout", "a" * 15])
+def test_a_visitor_without_a_name_has_no_key_that_another_one_may_think_of(public, key, name):
+    public.principal = Principal("t1", name)
+    answer = public.call("POST", "open", HTTP_IDEMPOTENCY_KEY=key)
+    assert (answer.status, answer.code) == (400, "bad-header")
+    assert "as a UUID is" in answer.json["detail"]
+    assert not public.backend.requests
+    public.principal = Principal("t1", "u1")
+    assert public.call("POST", "open", HTTP_IDEMPOTENCY_KEY=key).status == 200
+
+
+@pytest.mark.parametrize("key", ["1f0e6a52-6a0c-4f6e-9d5e-2b1f6a3c8d11", None])
+def test_a_visitor_without_a_name_may_ask_again_with_a_key_made_by_chance(public, monkeypatch, key):
+    def lose(request):
+        raise OutcomeUnknown("lost")
+
+    monkeypatch.setattr(public.backend, "answer", lose)
+    given = {"HTTP_IDEMPOTENCY_KEY": key} if key else {}
+    told = public.call("POST", "open", **given).json["idempotency_key"]
+    public.call("POST", "open", HTTP_IDEMPOTENCY_KEY=told)
+    first, second = (request.idempotency_key for request in public.backend.requests)
+    assert first == second
 
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "a\tb", "é"])

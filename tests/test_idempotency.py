@@ -111,6 +111,21 @@ def test_a_call_that_was_refused_may_be_sent_again(once, refusal):
     assert guest.count == 1
 
 
+def test_a_claim_that_was_kept_although_nobody_said_so_stops_no_later_one(once, monkeypatch):
+    claim, guest = once.keys.claim, Guest()
+
+    def lose(*sent):
+        claim(*sent)
+        raise StorageError("the connection was lost before the answer came")
+
+    monkeypatch.setattr(once.keys, "claim", lose)
+    with pytest.raises(StorageError):
+        once.run(call(), guest)
+    monkeypatch.setattr(once.keys, "claim", claim)
+    assert guest.count == 0
+    assert once.run(call(), guest) == b"{}"
+
+
 def test_a_guest_that_never_began_is_not_remembered(once):
     guest = Guest(b"not found", executed=False)
     assert once.run(call(), guest) == b"not found"

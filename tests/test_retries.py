@@ -83,7 +83,6 @@ def test_what_would_only_fail_again_is_not_tried_again(failure):
     "later",
     [
         pytest.param(BackendUnreachable("refused"), id="then nobody listens"),
-        pytest.param(IdempotencyInFlight("running"), id="then the first try still runs"),
         pytest.param(DeadlineExceeded("late"), id="then there is no time to connect"),
         pytest.param(BadRunnerResponse("a redirect"), id="then something else answers"),
     ],
@@ -93,6 +92,24 @@ def test_a_call_that_may_have_been_executed_stays_unknown(later):
     with pytest.raises(OutcomeUnknown) as caught:
         run(Script(first, later, later), again=True)
     assert caught.value is first
+
+
+def test_a_first_try_that_still_runs_is_waited_for():
+    script = Script(OutcomeUnknown("lost"), *[IdempotencyInFlight("running")] * 4)
+    retries = Retries()
+    assert run(script, retries=retries, again=True) == "answer"
+    # It is no failure: it costs nothing of what may be tried again.
+    assert script.tries == [0, 1, 2, 3, 4, 5]
+    assert retries._saved == SAVINGS - 1
+
+
+def test_a_first_try_that_runs_for_longer_than_its_caller_waits_stays_unknown():
+    first = OutcomeUnknown("lost")
+    started = time.monotonic()
+    with pytest.raises(OutcomeUnknown) as caught:
+        run(Script(first, *[IdempotencyInFlight("running")] * 50), seconds=0.4, again=True)
+    assert caught.value is first
+    assert time.monotonic() - started < 0.5
 
 
 def test_nothing_is_tried_after_the_deadline():
@@ -212,6 +229,28 @@ def test_each_trial_that_fails_doubles_the_time(later):
         later(waited := waited + seconds + 0.5)
         assert not breaker.is_open
         fail(breaker)
+
+
+def test_a_place_that_takes_no_connection_has_failed(monkeypatch):
+    monkeypatch.setattr("runnerwsgi.retries.SILENT_SECONDS", 0.01)
+    def connect():
+        time.sleep(0.02)
+        raise DeadlineExceeded("deadline exceeded (0.0 s) in connect")
+
+    breaker = Breaker()
+    for _ in range(IN_A_ROW):
+        with pytest.raises(DeadlineExceeded), breaker.watching():
+            connect()
+    assert breaker.is_open
+
+
+def test_who_has_no_time_to_connect_breaks_no_row_of_failures():
+    breaker = Breaker()
+    for _ in range(IN_A_ROW):
+        with pytest.raises(DeadlineExceeded), breaker.watching():
+            raise DeadlineExceeded("deadline exceeded (0.0 s) in connect")
+        fail(breaker)
+    assert breaker.is_open
 
 
 def test_only_one_tries_at_a_time(later):

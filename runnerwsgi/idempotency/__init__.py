@@ -145,11 +145,20 @@ class Once:
         lease = request.limits.timeout_ms / 1000 + GRACE_SECONDS
         mine = Record(_fingerprint(request), time.time() + lease, secrets.token_hex(8))
         # Kept beyond the lease: else a call of ten minutes could outlive its own key.
-        found = self.keys.claim(key, mine, self.ttl + lease)
+        found = self._claim(request, key, mine, self.ttl + lease)
         if found is None or found.owner == mine.owner:
             return self._execute(request, key, mine, execute)
         _tell(request, "key_repeated", logging.INFO)
         return _repeated(found, mine)
+
+    def _claim(self, request: ExecuteRequest, key: str, mine: Record, ttl: float) -> Record | None:
+        try:
+            return self.keys.claim(key, mine, ttl)
+        except StorageError:
+            # Nobody said that it was not kept: then its repetitions would wait for a call that
+            # never was.
+            self._quietly(request, lambda: self.keys.release(key, mine))
+            raise
 
     def _execute(
         self, request: ExecuteRequest, key: str, mine: Record, execute: Callable[[], Ended]
