@@ -28,7 +28,10 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "runnerwsgi": ("What an application needs.", ()),
     "runnerwsgi.protocol": ("The values that cross between a gateway and a backend.", ()),
     "runnerwsgi.capabilities": ("For plugins that provide host functions to guests.", ("Call",)),
-    "runnerwsgi.settings": ("For plugins with settings of their own.", ("Setting", "read")),
+    "runnerwsgi.settings": (
+        "For plugins with settings of their own.",
+        ("Setting", "read", "text", "integer", "choice", "matching", "path"),
+    ),
     "runnerwsgi.bundles": (
         "Pack, verify and keep bundles.",
         ("pack", "content_hash", "read_bundle", "BundleStore", "StoredBundle", "UnpackedBundle"),
@@ -43,21 +46,29 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "runnerwsgi.cli.command": (
         "For plugins with commands of their own: each is made with `group.command()`.",
-        ("json_option", "wants_json", "quiet_logs"),
+        ("Command", "json_option", "wants_json", "quiet_logs"),
     ),
     "runnerwsgi.cli.output": (
         "What commands print. What is for programs goes to stdout, all the rest to stderr.",
-        ("say", "note", "warn", "print_json", "print_table", "working"),
+        (
+            *("say", "note", "warn", "print_json", "print_table", "print_drawn", "working"),
+            *("visible", "counted"),
+        ),
     ),
     "runnerwsgi.client": (
         "For backends whose runner is elsewhere.",
-        ("RunnerClient", "RunnerState", "LastAnswer", "kind_of"),
+        ("RunnerClient", "RunnerState", "LastAnswer", "kind_of", "parse_base"),
     ),
     "runnerwsgi.upstream": (
         "For backends with something between the gateway and the runner.",
-        ("Route", "RoutedUrl", "Answer"),
+        ("Route", "RoutedUrl", "Upstream", "Answer"),
     ),
     "runnerwsgi.retries": ("For backends that try again what failed.", ("Retries", "Breaker")),
+    "runnerwsgi.latest": ("For what is looked at in the background, such as health.", ("Latest",)),
+    "runnerwsgi.origins": (
+        "Addresses, read in one way.",
+        ("Origin", "HttpUrl", "parse_http_url"),
+    ),
     "runnerwsgi.service_token": ("The secret that gateway and runner share.", ("ServiceToken",)),
     "runnerwsgi.canary": ("A tiny extension that runners of this project have.", ("call", "check")),
     "runnerwsgi.testing": ("The contract kit for authors of backends.", ()),

@@ -167,6 +167,12 @@ def test_plugins_import_what_a_third_party_may():
     assert not wrong, "\n".join(wrong)
 
 
+def test_what_a_plugin_may_import_is_documented():
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    found = {line.removeprefix("## `runnerwsgi.").rstrip("`") for line in page.splitlines()}
+    assert FOR_PLUGINS - found == {"errors", "hookspecs"}, "those two have pages of their own"
+
+
 def test_importing_the_package_loads_neither_plugins_nor_heavy_libraries():
     heavy = {"wasmtime", "environs", "sqlalchemy", "pytest", "click", "runnerwsgi_wasm"}
     code = f"import sys, runnerwsgi; print(sorted({heavy!r} & set(sys.modules)))"
