@@ -72,7 +72,7 @@ class Latest(Generic[T]):
         if self._looking:
             return
         with suppress(RuntimeError):  # no thread is left: who asks next tries again
-            threading.Thread(target=self._run, name="runnerwsgi-health", daemon=True).start()
+            threading.Thread(target=self._run, name="runnerwsgi-latest", daemon=True).start()
             self._looking = True
 
     def _run(self) -> None:
