@@ -12,8 +12,7 @@ from runnerwsgi.latest import Latest
 from runnerwsgi.protocol import Health
 
 from . import about, layers, route
-from .layers import NOT_YET, Layer
-from .seen import Seen
+from .layers import NOT_YET, Layer, Seen
 
 if TYPE_CHECKING:
     from .control import Control, Sight

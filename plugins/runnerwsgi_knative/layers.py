@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from runnerwsgi.client import LastAnswer, RunnerState
 
+    from .control import Sight
     from .state import State, Word
 
 Status = Literal["ok", "degraded", "unavailable"]
@@ -64,6 +65,43 @@ def total(control: Layer, route: Layer, runner: Layer) -> Status:
         if status in known:
             return status
     return "degraded" if any(layer.word == "unknown" for layer in layers) else "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found of a service, at about one moment.
+
+    Attributes:
+        control: what Kubernetes knows of it.
+        route: the way there.
+        runner: what answers there.
+        sight: the objects that Kubernetes has; None where it is not asked.
+        checks: the runner's own, by name.
+    """
+
+    control: Layer
+    route: Layer
+    runner: Layer
+    sight: Sight | None = None
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """All three, by name."""
+        return {"control": self.control, "route": self.route, "runner": self.runner}
+
+    @property
+    def status(self) -> Status:
+        """How calls are served."""
+        return total(self.control, self.route, self.runner)
+
+    def is_like(self, other: Seen) -> bool:
+        """Whether nothing but the time is another."""
+        return _timeless(self) == _timeless(other)
+
+
+def _timeless(seen: Seen) -> Seen:
+    return replace(seen, sight=seen.sight and replace(seen.sight, at=0.0))
 
 
 # Scaled to zero is healthy: else nobody would ever call it, and it would stay there.

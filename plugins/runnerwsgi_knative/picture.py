@@ -15,8 +15,7 @@ from .observed import Condition, Object, Target, conditions, part, scale, traffi
 
 if TYPE_CHECKING:
     from .control import Sight
-    from .layers import Layer
-    from .seen import Seen
+    from .layers import Layer, Seen
 
 _STYLES: Mapping[str | None, str] = {
     **dict.fromkeys(("ok", "active", "idle"), "green"),

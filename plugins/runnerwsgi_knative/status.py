@@ -21,7 +21,7 @@ from . import SETTINGS, about, picture, plugin
 
 if TYPE_CHECKING:
     from .health import Watch
-    from .seen import Seen
+    from .layers import Seen
 
 # The Kubernetes API may take its time.
 FIRST_SECONDS = 6.0
