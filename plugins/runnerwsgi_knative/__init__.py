@@ -2,6 +2,13 @@
 
 ``RUNNER_BASE_URL`` says where it is, or ``RUNNER_KNATIVE_SERVICE`` what it is called;
 ``runnerwsgi knative manifest`` writes what makes it.
+
+- calls: ``backend``; ``place``, where they go; ``answers``, who else than the runner answered
+- health: ``health`` looks at three ``layers``; ``control`` at what Kubernetes has (``observed``,
+  ``state``), ``route`` at the way; ``about`` tells it all
+- doctor: ``checks``, and the ``agreement`` of what is deployed with the gateway's settings
+- commands: ``status`` with its ``picture``, ``manifest``, ``lint``; ``documents`` reads and writes
+- the API of Kubernetes: ``kubernetes``, never asked for a call
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     from runnerwsgi.origins import Origin
 
     from .backend import KnativeBackend
-    from .cluster import Cluster
+    from .kubernetes.cluster import Cluster
     from .place import Place
 
 __all__ = ["SETTINGS", "plugin", "runner_register_commands"]
@@ -110,9 +117,11 @@ SETTINGS: tuple[Setting, ...] = (
 @hookimpl
 def runner_register_commands(group: click.Group) -> None:
     """Add `runnerwsgi knative …`, without settings: a manifest comes before an address."""
-    from . import lint, manifest, status
+    from .lint.command import lint
+    from .manifest.command import manifest
+    from .status import status
 
-    for command in (manifest.manifest, lint.lint, status.status):
+    for command in (manifest, lint, status):
         group.add_command(command)
 
 
@@ -148,7 +157,7 @@ def _service(env: Mapping[str, str], own: Mapping[str, Any]) -> tuple[Cluster, s
     """Where Kubernetes is asked for the service, and its name."""
     if not own["RUNNER_KNATIVE_SERVICE"]:
         return None
-    from .cluster import Cluster
+    from .kubernetes.cluster import Cluster
 
     namespace, name = own["RUNNER_KNATIVE_SERVICE"].split("/")
     return Cluster.from_env(env, namespace, context=own["RUNNER_KNATIVE_CONTEXT"]), name

@@ -11,7 +11,7 @@ from runnerwsgi.errors import BackendUnreachable, RunnerError
 from runnerwsgi.protocol import Finding
 
 from . import agreement, layers
-from .problems import ADVICE
+from .kubernetes.problems import ADVICE
 
 if TYPE_CHECKING:
     from runnerwsgi.client import Kind, RunnerClient, RunnerState

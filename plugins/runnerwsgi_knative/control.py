@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from runnerwsgi.latest import Latest
 
 from . import state
+from .kubernetes.problems import ClusterError
 from .observed import Object, part, scale, targets, traffic
-from .problems import ClusterError
 from .state import State
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
+    from .kubernetes.cluster import Cluster
 
 LOOK_EVERY_SECONDS = 8.0
 # Of a service whose traffic is split among very many, these are told of.

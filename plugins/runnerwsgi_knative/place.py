@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 from runnerwsgi.errors import BackendUnreachable, ConfigurationError
 from runnerwsgi.latest import Latest
 
+from .kubernetes.problems import ClusterError
 from .observed import Object, part, traffic
-from .problems import ClusterError
 
 if TYPE_CHECKING:
     from runnerwsgi.client import RunnerClient
 
-    from .cluster import Cluster
+    from .kubernetes.cluster import Cluster
 
 log = logging.getLogger(__name__)
 

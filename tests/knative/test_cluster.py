@@ -9,8 +9,8 @@ from authority import Authority
 from knative_objects import NAMESPACE, ksvc, revision
 from kube_api import USER, encoded, kube_api
 from peers import always, peer
-from runnerwsgi_knative.access import in_cluster
-from runnerwsgi_knative.cluster import Cluster, ClusterError
+from runnerwsgi_knative.kubernetes.access import in_cluster
+from runnerwsgi_knative.kubernetes.cluster import Cluster, ClusterError
 
 from runnerwsgi.errors import ConfigurationError
 

@@ -15,8 +15,8 @@ from knative_site import KnativeSite
 from kube_api import kube_api
 from peers import peer, unused_port
 from runnerwsgi_knative import about, plugin, route
-from runnerwsgi_knative.cluster import Cluster
 from runnerwsgi_knative.control import Control
+from runnerwsgi_knative.kubernetes.cluster import Cluster
 from runnerwsgi_knative.layers import NOT_YET, Layer, of_answer, total
 from servers import runner
 from ways import WAYS, way

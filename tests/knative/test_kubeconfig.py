@@ -8,8 +8,8 @@ import pytest
 from knative_objects import NAMESPACE, ksvc
 from kube_api import USER, encoded, kube_api
 from kubectl import kubectl, viewed
-from runnerwsgi_knative.cluster import Cluster, ClusterError
-from runnerwsgi_knative.kubeconfig import Kubeconfig
+from runnerwsgi_knative.kubernetes.cluster import Cluster, ClusterError
+from runnerwsgi_knative.kubernetes.kubeconfig import Kubeconfig
 
 from runnerwsgi.errors import ConfigurationError
 

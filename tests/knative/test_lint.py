@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from knative_cli import documents, knative, manifest, service
 from pydantic import BaseModel
-from runnerwsgi_knative.linter import remarks
-from runnerwsgi_knative.shapes import FLAGS, SHAPES, VOLUME
-from runnerwsgi_knative.tree import EACH
+from runnerwsgi_knative.lint.linter import remarks
+from runnerwsgi_knative.lint.shapes import FLAGS, SHAPES, VOLUME
+from runnerwsgi_knative.lint.tree import EACH
 from wheels import ROOT
 
 POD = "spec.template.spec"

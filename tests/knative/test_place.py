@@ -9,7 +9,7 @@ from knative_objects import NAMESPACE, ksvc
 from knative_site import KnativeSite
 from kube_api import kube_api
 from runnerwsgi_knative import plugin
-from runnerwsgi_knative.cluster import Cluster
+from runnerwsgi_knative.kubernetes.cluster import Cluster
 from runnerwsgi_knative.place import Resolved
 from servers import runner
 

@@ -11,9 +11,9 @@ from runnerwsgi.service_token import ServiceToken
 from runnerwsgi.settings import SETTINGS as SHARED
 from runnerwsgi.settings import Settings
 from runnerwsgi.stores import is_remote
+from runnerwsgi_knative.agreement import MOST_SECONDS, SPARE_SECONDS
+from runnerwsgi_knative.lint.hazards import ENDING_SECONDS
 
-from .agreement import MOST_SECONDS, SPARE_SECONDS
-from .hazards import ENDING_SECONDS
 from .reach import Destination, Network, unique
 
 # Settings that mean the same for the runner, and are passed on where they are set. Threads do not:

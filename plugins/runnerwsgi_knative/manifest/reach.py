@@ -10,8 +10,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from runnerwsgi.errors import ConfigurationError
-
-from .documents import Noted
+from runnerwsgi_knative.documents import Noted
 
 Network = IPv4Network | IPv6Network
 

@@ -11,8 +11,8 @@ import click
 from runnerwsgi.cli import output
 from runnerwsgi.cli.command import Command, json_option, wants_json
 from runnerwsgi.errors import ConfigurationError
+from runnerwsgi_knative import documents
 
-from . import documents
 from .linter import is_domain_mapping, is_service, remarks
 from .remarks import REFUSED, Remark
 

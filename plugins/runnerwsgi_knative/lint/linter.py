@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from runnerwsgi_knative.observed import SCALING
+
 from .hazards import hazards
-from .observed import SCALING
 from .remarks import EFFECTS, Remark, Remarks, ignored, refused
 from .rules import AUTOSCALING, CLASSES, POD_NOTES, RULES, SERVICE_NOTES
 from .shapes import CONTAINER, FLAGS, MOUNT, POD, PORT, PROBES, SHAPES, TRAFFIC, VOLUME, Shape

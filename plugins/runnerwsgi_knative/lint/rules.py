@@ -31,7 +31,7 @@ class Rule:
     """What holds for a value, wherever it stands.
 
     Attributes:
-        where: as :func:`~runnerwsgi_knative.tree.find` takes it.
+        where: as :func:`~runnerwsgi_knative.lint.tree.find` takes it.
         holds: whether a value is right.
         reason: what it should be, and why.
         effect: of a value that is not.

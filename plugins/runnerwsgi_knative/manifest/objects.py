@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from runnerwsgi_knative.documents import Document, Noted
+
 from .deployment import CACHES_MB, TOKEN_KEY
-from .documents import Document, Noted
 from .reach import pods_of, tcp
 
 if TYPE_CHECKING:

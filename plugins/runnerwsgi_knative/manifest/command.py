@@ -12,9 +12,9 @@ import click
 
 from runnerwsgi.cli import output
 from runnerwsgi.cli.command import Command, json_option, quiet_logs, wants_json
+from runnerwsgi_knative.documents import to_json, to_yaml
 
 from .deployment import Deployment, Options
-from .documents import to_json, to_yaml
 from .objects import REASONS, objects
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The Kubernetes API: how it is found, who asks, and what it says of Knative's objects."""

@@ -1,0 +1,1 @@
+"""`runnerwsgi knative lint`: what Knative would refuse or ignore, before it is asked."""

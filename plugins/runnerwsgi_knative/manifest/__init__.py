@@ -1,0 +1,1 @@
+"""`runnerwsgi knative manifest`: everything that a namespace needs to run extensions."""
