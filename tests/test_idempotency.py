@@ -94,7 +94,8 @@ def test_of_many_at_the_same_moment_one_is_executed(once):
     for thread in threads:
         thread.join()
     assert guest.count == 1
-    assert answers.count(b"{}") == 1
+    # Who came when it was over already has its answer.
+    assert answers.count(b"{}") >= 1
     assert all(1 <= wait <= 5 for wait in answers if wait != b"{}")
 
 

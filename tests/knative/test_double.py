@@ -60,7 +60,8 @@ def test_a_call_goes_through_to_a_real_runner(up):
 
 
 def test_the_first_call_starts_a_runner_and_all_who_came_are_answered(home):
-    with double(home, pods=0) as knative:
+    # As many slots as callers: they are all let in at the same moment.
+    with double(home, pods=0, env={"RUNNER_THREADS": "40"}) as knative:
         answers = ask_at_once(16, knative.url, **CALL)
         assert all(map(is_answered, answers))
         assert (knative.started, knative.executed, knative.activator.waiting) == (1, 16, 0)
