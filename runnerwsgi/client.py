@@ -105,6 +105,8 @@ class RunnerClient:
         self.origin, self._prefix = parse_base(self.base, variable)
         if token.current() is not None and not allow_insecure:
             _check_private(self.origin, variable, "the service token")
+            if route.connect_to is not None:
+                _check_private(route.connect_to, variable, "the service token")
         if callback_base is not None and not callback_base.startswith("unix:"):
             origin, _ = parse_base(callback_base, "RUNNER_CALLBACK_BASE", "a gateway")
             if not allow_insecure:

@@ -333,6 +333,13 @@ def test_a_token_is_not_sent_in_the_clear_over_public_networks(base, fine):
     assert str(caught.value).startswith("RUNNER_DOCKER_HOST")
 
 
+def test_a_token_goes_in_the_clear_where_it_is_sent_and_not_where_its_url_says():
+    base = "http://runner.default.svc.cluster.local"
+    client_to(base, TOKEN, route=Route(connect_to=Origin("http", "10.0.0.7", 80)))
+    with pytest.raises(ConfigurationError, match=r"in the clear to 203\.0\.113\.7"):
+        client_to(base, TOKEN, route=Route(connect_to=Origin("http", "203.0.113.7", 80)))
+
+
 @pytest.mark.parametrize(
     "base",
     [

@@ -233,6 +233,7 @@ def test_each_trial_that_fails_doubles_the_time(later):
 
 def test_a_place_that_takes_no_connection_has_failed(monkeypatch):
     monkeypatch.setattr("runnerwsgi.retries.SILENT_SECONDS", 0.01)
+
     def connect():
         time.sleep(0.02)
         raise DeadlineExceeded("deadline exceeded (0.0 s) in connect")

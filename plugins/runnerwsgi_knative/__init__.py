@@ -177,11 +177,28 @@ def _place(
     if settings.base_url:
         return Fixed(connect(settings.base_url, _tag_header(own["RUNNER_KNATIVE_TAG"])))
     if service:
+        _check_vouched_for(settings, service[0])
         return Resolved(*service, connect, tag=own["RUNNER_KNATIVE_TAG"])
     raise ConfigurationError(
         "neither RUNNER_BASE_URL nor RUNNER_KNATIVE_SERVICE is set: set the first to the "
         "address of the runner's Knative Service, as `kubectl get ksvc` shows it, or the "
         "second to its namespace/name. Without a cluster, RUNNER_BACKEND=wasm needs no set-up."
+    )
+
+
+def _check_vouched_for(settings: Settings, cluster: Cluster) -> None:
+    """Calls, and the service token, go where the API says: somebody on the way must not say it.
+
+    Raises:
+        ConfigurationError: anybody could.
+    """
+    token = ServiceToken.from_settings(settings).current()
+    if token is None or settings.allow_insecure or cluster.is_vouched_for:
+        return
+    raise ConfigurationError(
+        f"RUNNER_KNATIVE_SERVICE: the service token would go wherever {cluster.server} says "
+        f"({cluster.source}), and nothing verifies who that is: give the cluster its "
+        "certificate-authority, or set RUNNER_BASE_URL, or RUNNER_ALLOW_INSECURE=1."
     )
 
 

@@ -116,7 +116,7 @@ def read(text: str, name: str) -> list[Any]:
     """
     try:
         found: Iterable[Any] = [json.loads(text)]
-    except ValueError:
+    except (ValueError, RecursionError):
         found = _read_yaml(text, name)
     return [item for each in found if each is not None for item in _listed(each)]
 
@@ -136,8 +136,16 @@ def _read_yaml(text: str, name: str) -> list[Any]:
         ) from exc
     try:
         return list(yaml.load_all(text, _strict_loader()))
-    except yaml.YAMLError as exc:
-        raise ConfigurationError(f"{name} is no YAML: {' '.join(str(exc).split())}") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"{name} is no YAML: {yaml_fault(exc)}.") from None
+
+
+def yaml_fault(exc: Exception) -> str:
+    """What is wrong with a text, and where; without the text, which may hold a secret."""
+    mark = getattr(exc, "problem_mark", None)
+    where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    problem = getattr(exc, "problem", None) or getattr(exc, "reason", None)
+    return f"{problem or type(exc).__name__}{where}"
 
 
 def _strict_loader() -> type[yaml.SafeLoader]:
@@ -149,6 +157,8 @@ def _strict_loader() -> type[yaml.SafeLoader]:
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             seen = set()
             for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue  # which is refused below
                 if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                     raise yaml.constructor.ConstructorError(
                         None, None, f"{key.value} stands twice", key.start_mark

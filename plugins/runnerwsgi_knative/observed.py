@@ -14,6 +14,39 @@ Object = Mapping[str, Any]
 
 SCALING = "autoscaling.knative.dev/"
 
+_EACH = "*"
+# What is read of an object, and of what type it is wherever it is there.
+_SHAPE: Mapping[str, Any] = {
+    "metadata": {
+        "name": str,
+        "namespace": str,
+        "generation": int,
+        "labels": {_EACH: str},
+        "annotations": {_EACH: str},
+    },
+    "spec": {
+        "containers": [{"ports": [dict], "readinessProbe": dict}],
+        "containerConcurrency": int,
+        "timeoutSeconds": int,
+        "responseStartTimeoutSeconds": int,
+        "idleTimeoutSeconds": int,
+    },
+    "status": {
+        "url": str,
+        "address": {"url": str},
+        "observedGeneration": int,
+        "latestCreatedRevisionName": str,
+        "latestReadyRevisionName": str,
+        "actualReplicas": int,
+        "desiredReplicas": int,
+        "containerStatuses": [{"imageDigest": str}],
+        "conditions": [
+            dict.fromkeys(("type", "status", "reason", "message", "lastTransitionTime"), str)
+        ],
+        "traffic": [{"revisionName": str, "percent": int, "tag": str, "url": str}],
+    },
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -46,6 +79,25 @@ class Target:
     percent: int | None = None
     tag: str | None = None
     url: str | None = None
+
+
+def is_sound(item: Object) -> bool:
+    """Whether everything that is read of an object is of the type that Knative gives it."""
+    return _fits(item, _SHAPE) and {"name", "namespace"} <= part(item, "metadata").keys()
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    if value is None:
+        return True
+    if isinstance(shape, type):
+        return isinstance(value, shape) and not isinstance(value, bool)
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
+    if not isinstance(value, dict):
+        return False
+    if _EACH in shape:
+        return all(_fits(one, shape[_EACH]) for one in value.values())
+    return all(_fits(value.get(name), inner) for name, inner in shape.items())
 
 
 def part(item: Object, *names: str) -> Object:

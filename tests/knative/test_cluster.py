@@ -1,5 +1,6 @@
 """What the Kubernetes API answers, and what becomes of it."""
 
+import json
 import os
 import threading
 import time
@@ -256,3 +257,37 @@ def test_neither_tokens_nor_keys_show_themselves(api, reach):
     assert proof.token == api.token
     assert api.token not in repr(proof)
     assert "PRIVATE" not in repr(proof)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({"address": "http://x"}, id="an address that is a text"),
+        pytest.param({"address": {"url": ["http://x"]}}, id="a list for an address"),
+        pytest.param({"traffic": {"percent": 100}}, id="traffic that is no list"),
+        pytest.param({"traffic": [{"percent": "100"}]}, id="a share that is a text"),
+        pytest.param({"conditions": [{"type": "Ready", "message": 5}]}, id="a message of a number"),
+        pytest.param({"conditions": ["Ready"]}, id="a condition that is a text"),
+        pytest.param([], id="a status that is a list"),
+    ],
+)
+def test_an_object_that_no_knative_would_write_is_none(api, reach, status):
+    api.put(ksvc() | {"status": status})
+    assert failure(reach()).kind == "unreachable"
+
+
+def test_what_the_api_says_steers_no_terminal_and_forges_no_log(api, reach):
+    said = json.dumps({"message": "no\x1b[2J\n2026-01-01 ERROR forged\x9b0m\u202e"}).encode()
+    head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n" % len(said)
+    with peer(always(head + said)) as other:
+        config = api.kubeconfig(cluster={"server": other.url})
+        failed = failure(reach({"KUBECONFIG": str(config)}))
+    assert "ERROR forged" in str(failed)
+    assert str(failed).isprintable()
+
+
+def test_a_namespace_is_one_step_of_a_path(api):
+    cluster = Cluster.from_env({"KUBECONFIG": str(api.kubeconfig())}, "../../../api")
+    assert failure(cluster).kind in ("absent", "forbidden")
+    assert api.requests[-1].path.split("/")[5] == "..%2F..%2F..%2Fapi"
+    cluster.close()

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runnerwsgi_knative.documents import Noted, read, to_yaml
 
+from runnerwsgi.errors import ConfigurationError
+
 TEXTS = st.text(max_size=12) | st.sampled_from(
     [
         "yes",
@@ -58,3 +60,19 @@ def test_reasons_stand_above_what_they_are_for():
 )
 def test_documents_are_read_one_by_one(text):
     assert read(text, "a file") == [{"a": 1}, {"b": True}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("stringData:\n  token: CANARY: x\n", id="a value with a colon"),
+        pytest.param("token: 'CANARY\n", id="half of its quotes"),
+        pytest.param("? [CANARY]\n: 1\n", id="a list for a name"),
+        pytest.param("a: 2026-99-99 # CANARY\n", id="a day that is none"),
+        pytest.param("[" * 100_000, id="lists in lists without end"),
+    ],
+)
+def test_what_cannot_be_read_is_told_without_what_stands_there(text):
+    with pytest.raises(ConfigurationError, match="a file is no YAML") as raised:
+        read(text, "a file")
+    assert "CANARY" not in str(raised.value)

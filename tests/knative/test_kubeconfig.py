@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 
 import pytest
@@ -261,6 +262,20 @@ FAULTS = {
     "a provider of old": (entry("user", "u", **{"auth-provider": {"name": "gcp"}}), "1.26"),
     "a name and a password": (entry("user", "u", username="me", password="x"), "1.19"),
     "somebody to act as": (entry("user", "u", token="t", **{"as": "admin"}), "act as somebody"),
+    "a doubt about who is trusted": (
+        entry("cluster", "c", server="https://k:1", **{"insecure-skip-tls-verify": "false"}),
+        "neither true nor false",
+    ),
+    "sections that are no lists": ({"users": 5}, "no kubeconfig"),
+    "a command that is a word": (entry("user", "u", exec="x"), "no command"),
+    "arguments that are no list": (
+        entry("user", "u", exec={"apiVersion": EXEC, "command": "x", "args": 5}),
+        "no command",
+    ),
+    "a variable without a value": (
+        entry("user", "u", exec={"apiVersion": EXEC, "command": "x", "env": [{"name": "A"}]}),
+        "no command",
+    ),
     "a command of another version": (
         entry("user", "u", exec={"apiVersion": "x/v1alpha1", "command": "x"}),
         "Update the tool",
@@ -285,6 +300,31 @@ def test_what_cannot_be_obeyed_is_refused(tmp_path, fault, message):
         file.write_text(fault if isinstance(fault, str) else json.dumps(sound | fault))
     with pytest.raises(ConfigurationError, match=message):
         Cluster.from_env({"KUBECONFIG": str(file)})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("users:\n- user: {token: CANARY: x}\n", id="a token with a colon"),
+        pytest.param("users:\n- user:\n    token: 'CANARY\n", id="a token with half its quotes"),
+        pytest.param("users:\n- user:\n    token: CANARY\0\n", id="a token with a zero byte"),
+        pytest.param(
+            json.dumps(
+                entry("cluster", "c", server="https://me:CANARY@kube.test")
+                | entry("context", "x", cluster="c")
+                | {"current-context": "x"}
+            ),
+            id="a password in the address",
+        ),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_read_is_not_quoted(tmp_path, text):
+    file = tmp_path / "config"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as raised:
+        Cluster.from_env({"KUBECONFIG": str(file)})
+    assert "CANARY" not in str(raised.value)
+    assert str(file) in str(raised.value)
 
 
 # Commands that give credentials
@@ -407,3 +447,27 @@ def test_a_command_that_is_not_installed_says_how_to_install_it(api):
     config = api.kubeconfig(**by_command("no-such-tool", installHint="apt-get install cloud"))
     with pytest.raises(ClusterError, match=r"no-such-tool .*apt-get install cloud"):
         Cluster.from_env({"KUBECONFIG": str(config)}).get("services", "runner")
+
+
+def test_what_a_command_says_steers_no_terminal(api, tmp_path):
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\nprintf 'bad \\033]0;title\\007\\302\\2332J' >&2\nexit 3\n")
+    tool.chmod(0o755)
+    config = api.kubeconfig(**by_command(tool))
+    with pytest.raises(ClusterError) as raised:
+        Cluster.from_env({"KUBECONFIG": str(config)}).get("services", "runner")
+    assert "title" in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_asks_the_command_that_its_parent_was_asking(api, with_command):
+    cluster, _ = with_command(credential(token=api.token))
+    credentials = cluster._access.credentials
+    credentials._lock.acquire()  # as a thread that the child does not have would
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        os._exit(0 if cluster.get("services", "runner") else 1)
+    credentials._lock.release()
+    assert os.waitpid(child, 0)[1] == 0

@@ -1,5 +1,6 @@
 """Which address calls go to: one that was set, or the one that the Kubernetes API has."""
 
+import json
 import os
 import time
 from contextlib import contextmanager
@@ -9,12 +10,15 @@ from knative_objects import NAMESPACE, ksvc
 from knative_site import KnativeSite
 from kube_api import kube_api
 from runnerwsgi_knative import plugin
+from runnerwsgi_knative.kubernetes.access import Access
 from runnerwsgi_knative.kubernetes.cluster import Cluster
+from runnerwsgi_knative.kubernetes.credentials import Kept
 from runnerwsgi_knative.place import Resolved
 from servers import runner
 
 from runnerwsgi.client import RunnerClient
 from runnerwsgi.errors import BackendUnreachable, ConfigurationError
+from runnerwsgi.origins import Origin
 from runnerwsgi.service_token import ServiceToken
 
 BODY = b"hello"
@@ -166,6 +170,14 @@ UNKNOWN = {
     "there is no such service": (lambda api: None, 'services.serving.knative.dev "runner" not'),
     "nobody may ask": (lambda api: api.forbid("services"), "cannot get resource"),
     "it has no address yet": (lambda api: api.put(ksvc(status={})), "kubectl describe ksvc"),
+    "its address is that of a cloud's metadata": (
+        lambda api: api.put(ksvc(address="http://169.254.169.254")),
+        "neither link-local nor multicast",
+    ),
+    "its address names somebody": (
+        lambda api: api.put(ksvc(address="http://a@one.test")),
+        "not the address of",
+    ),
     "its address is none": (lambda api: api.put(ksvc(address="runner")), "not the address of"),
 }
 
@@ -212,6 +224,43 @@ def test_a_gateway_without_an_address_is_unavailable_and_says_why(api, site):
         health = made.gateway.health()
     assert health.status == "unavailable"
     assert "extensions/runner is not known" in health.checks["route"]
+
+
+UNVERIFIED = {
+    "a server that nobody looks at": {"insecure-skip-tls-verify": True},
+    "the open network": {"server": "http://kube.example.com:8001"},
+}
+
+
+@pytest.mark.parametrize("cluster", UNVERIFIED.values(), ids=UNVERIFIED)
+def test_the_token_goes_where_no_stranger_may_send_it(tmp_path, cluster):
+    config = tmp_path / "config"
+    said = {"server": "https://kube.example.com:6443"} | cluster
+    config.write_text(
+        json.dumps(
+            {
+                "clusters": [{"name": "c", "cluster": said}],
+                "contexts": [{"name": "x", "context": {"cluster": "c"}}],
+                "current-context": "x",
+            }
+        )
+    )
+    env = {
+        "HOME": str(tmp_path),
+        "KUBECONFIG": str(config),
+        "RUNNER_KNATIVE_SERVICE": "a/b",
+        "RUNNER_SERVICE_TOKEN": "t" * 32,
+    }
+    with pytest.raises(ConfigurationError, match="nothing verifies who that is"):
+        plugin(env)
+    # Where it does not say where calls go, it may say what it likes.
+    for more in ({"RUNNER_BASE_URL": "http://127.0.0.1:1"}, {"RUNNER_ALLOW_INSECURE": "1"}):
+        plugin(env | more).runner_close()
+
+
+def test_an_api_on_this_machine_is_nobody_elses():
+    assert Access(Origin("http", "127.0.0.1", 8001), "", Kept()).is_vouched_for
+    assert not Access(Origin("http", "10.0.0.1", 8001), "", Kept()).is_vouched_for
 
 
 WRONG = {

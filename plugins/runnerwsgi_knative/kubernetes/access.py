@@ -44,6 +44,14 @@ class Access:
     namespace: str = "default"
     source: str = ""
 
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether what is read there is the API's own, and nobody's on the way."""
+        if self.origin.scheme == "https":
+            return self.verified
+        address = self.origin.address
+        return self.origin.host == "localhost" or (address is not None and address.is_loopback)
+
     def tls(self, certificate: bytes | None) -> ssl.SSLContext:
         """What verifies the API, and shows it *certificate* with its key.
 
@@ -79,7 +87,7 @@ def parse_server(text: str, source: str) -> tuple[Origin, str]:
         parsed = parse_http_url(text)
     except ValueError as exc:
         raise ConfigurationError(
-            f"{source}: {text!r} is not the address of a Kubernetes API: {exc}. Write it as "
+            f"{source}: server is not the address of a Kubernetes API: {exc}. Write it as "
             "https://kubernetes.example.com:6443."
         ) from exc
     return parsed.origin, parsed.target.partition("?")[0].rstrip("/")

@@ -21,6 +21,7 @@ from runnerwsgi.errors import (
 )
 from runnerwsgi.origins import Origin
 from runnerwsgi.upstream import Answer, Route, Upstream
+from runnerwsgi_knative.observed import is_sound
 
 from .access import SERVICE_ACCOUNT, Access, in_cluster
 from .kubeconfig import Kubeconfig
@@ -119,6 +120,11 @@ class Cluster:
         return f"{self._access.origin}{self._access.prefix}"
 
     @property
+    def is_vouched_for(self) -> bool:
+        """Whether its answers may decide where secrets are sent."""
+        return self._access.is_vouched_for
+
+    @property
     def source(self) -> str:
         """Where the way there was found: a context and its files, or a folder."""
         return self._access.source
@@ -136,7 +142,8 @@ class Cluster:
         until, found = self._quiet
         if time.monotonic() < until:
             raise self._problem("busy", found)
-        path = f"/apis/{GROUP}/namespaces/{quote(self.namespace)}/{kind}/{quote(name, safe='')}"
+        space = quote(self.namespace, safe="")
+        path = f"/apis/{GROUP}/namespaces/{space}/{kind}/{quote(name, safe='')}"
         deadline = time.monotonic() + self._timeout
         proof = self._access.credentials.current()
         answer = self._ask(path, proof, deadline)
@@ -168,7 +175,8 @@ class Cluster:
     def _object(self, answer: Answer, kind: Plural, name: str) -> Mapping[str, Any]:
         body = _json(answer.body)
         if answer.status == 200:
-            if body.get("kind") != KINDS[kind] or body.get("apiVersion") != GROUP:
+            is_named = body.get("kind") == KINDS[kind] and body.get("apiVersion") == GROUP
+            if not is_named or not is_sound(body):
                 raise self._problem("unreachable", "answers with something that is not Knative's")
             return body
         meaning = _MEANINGS.get(answer.status, "unreachable")

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import logging
+import os
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -167,11 +168,13 @@ class Command:
         kept = {name: value for name, value in env.items() if not name.startswith("RUNNER_")}
         self._env = {**kept, **own, "KUBERNETES_EXEC_INFO": json.dumps(told)}
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._proof: Proof | None = None
         self._until: datetime | None = None
 
     def current(self) -> Proof:
         """What the program said last, until that expires."""
+        self._forget_parents()
         with self._lock:
             if self._proof is None or (self._until and datetime.now(UTC) >= self._until):
                 self._ask()
@@ -180,11 +183,17 @@ class Command:
 
     def renewed(self, refused: Proof) -> Proof:
         """What the program says now, unless somebody has asked it since *refused*."""
+        self._forget_parents()
         with self._lock:
             if self._proof is None or self._proof == refused:
                 self._ask()
             assert self._proof is not None
             return self._proof
+
+    def _forget_parents(self) -> None:
+        # Who asked when the process was forked is not there to release it.
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.Lock(), os.getpid()
 
     def _ask(self) -> None:
         self._proof = None
@@ -223,6 +232,11 @@ class Command:
 
 
 def _check(spec: Mapping[str, Any]) -> None:
+    if not isinstance(spec, Mapping) or not _is_command(spec):
+        raise ConfigurationError(
+            "the kubeconfig's exec is no command: it has command, a list of args, and a list of "
+            "env with name and value each."
+        )
     if spec.get("apiVersion") not in EXEC_VERSIONS or not spec.get("command"):
         raise ConfigurationError(
             f"the kubeconfig's exec command speaks {spec.get('apiVersion')!r}: "
@@ -233,6 +247,16 @@ def _check(spec: Mapping[str, Any]) -> None:
             f"the kubeconfig's command {spec['command']} wants a terminal (interactiveMode: "
             "Always), which a gateway does not have. Use a service account's token."
         )
+
+
+def _is_command(spec: Mapping[str, Any]) -> bool:
+    args, variables = spec.get("args") or [], spec.get("env") or []
+    return (
+        isinstance(spec.get("command") or "", str)
+        and isinstance(args, list)
+        and isinstance(variables, list)
+        and all(isinstance(one, dict) and {"name", "value"} <= one.keys() for one in variables)
+    )
 
 
 def _words(args: Sequence[Any] | None) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from runnerwsgi.errors import ConfigurationError
+from runnerwsgi_knative.documents import yaml_fault
 
 from .access import Access, parse_server
 from .credentials import Command, Credentials, Kept, Material, decoded
@@ -129,8 +130,12 @@ class Kubeconfig:
     def _access(self, context: Entry, cluster: Entry, who: Entry | None) -> Access:
         cluster.refuse(REFUSED_CLUSTERS)
         authorities = cluster.material("certificate-authority")
-        insecure = bool(cluster.said.get("insecure-skip-tls-verify"))
+        insecure = cluster.said.get("insecure-skip-tls-verify") or False
         source = f"context {context.name} of {self._shown}"
+        if not isinstance(insecure, bool):
+            raise ConfigurationError(
+                f"{source}: its cluster's insecure-skip-tls-verify is neither true nor false."
+            )
         if insecure and authorities:
             raise ConfigurationError(
                 f"{source}: its cluster has a certificate-authority and insecure-skip-tls-verify: "
@@ -200,8 +205,10 @@ def _loaded(file: Path) -> Mapping[str, Any]:
         ) from exc
     try:
         content = yaml.safe_load(file.read_bytes())
-    except (OSError, yaml.YAMLError, ValueError) as exc:
-        raise ConfigurationError(f"{file} cannot be read: {exc}") from exc
+    except OSError as exc:
+        raise ConfigurationError(f"{file} cannot be read: {exc.strerror or exc}.") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"{file} cannot be read: {yaml_fault(exc)}.") from None
     if content is None:
         return {}
     if not _is_config(content):
@@ -212,9 +219,12 @@ def _loaded(file: Path) -> Mapping[str, Any]:
 
 def _is_config(content: Any) -> bool:
     return isinstance(content, dict) and all(
-        isinstance(one, dict) and "name" in one and isinstance(one.get(noun) or {}, dict)
+        isinstance(content.get(section) or [], list)
+        and all(
+            isinstance(one, dict) and "name" in one and isinstance(one.get(noun) or {}, dict)
+            for one in content.get(section) or ()
+        )
         for section, noun in _SECTIONS.items()
-        for one in content.get(section) or ()
     )
 
 

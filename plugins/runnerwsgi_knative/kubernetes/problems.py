@@ -33,5 +33,10 @@ class ClusterError(UpstreamError):
     """
 
     def __init__(self, kind: Kind, found: str) -> None:
-        super().__init__(f"{found} {ADVICE[kind]}")
+        super().__init__(f"{_on_one_line(found)} {ADVICE[kind]}")
         self.kind = kind
+
+
+def _on_one_line(text: str) -> str:
+    """What the API or a program said, with nothing in it that steers a terminal or forges a log."""
+    return "".join(char if char.isprintable() else " " for char in text)
