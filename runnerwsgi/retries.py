@@ -29,6 +29,9 @@ T = TypeVar("T")
 OF_THE_WAY = (BackendUnreachable, OutcomeUnknown, Refused)
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
+# Between looks at a call that runs already. Three seconds in all: of one whose process was killed
+# nobody will ever hear more, and whoever waits holds a thread of the host's.
+WAITS = (0.1, 0.2, 0.4, 0.8, 1.6)
 # What a service that is hardly used may retry before its calls have earned anything.
 SAVINGS = 10.0
 
@@ -231,7 +234,7 @@ class Retries:
         """
         self._saved = min(SAVINGS, self._saved + self.share)
         unknown: OutcomeUnknown | None = None
-        waiting = pauses()
+        waiting = waits(deadline)
         failures = 0
         for number in itertools.count():
             try:
@@ -242,7 +245,7 @@ class Retries:
                 pause = None
                 if unknown and isinstance(exc, IdempotencyInFlight):
                     # An earlier try still runs: no failure, but the wait for its answer.
-                    pause = _before(deadline, next(waiting))
+                    pause = next(waiting, None)
                 else:
                     if _may_help(exc, again):
                         pause = self._pause(failures, deadline)
@@ -258,26 +261,21 @@ class Retries:
         """Seconds until the next try; None where there is none."""
         if failures == self.most or self._saved < 1 or self.breaker.is_open:
             return None
+        longest = min(FIRST_PAUSE_SECONDS * 2**failures, LONGEST_PAUSE_SECONDS)
         # Full jitter: callers that failed together do not come back together.
-        share = random.random()  # noqa: S311 - no secret hangs on it
-        pause = _before(deadline, share * _longest_pause(failures))
-        if pause is not None:
-            self._saved -= 1
+        pause = random.uniform(0, longest)  # noqa: S311 - no secret hangs on it
+        if time.monotonic() + pause >= deadline:
+            return None
+        self._saved -= 1
         return pause
 
 
-def pauses() -> Iterator[float]:
-    """Seconds between looks at something that will end: few at first, and never many."""
-    for number in itertools.count():
-        yield _longest_pause(number)
-
-
-def _longest_pause(number: int) -> float:
-    return min(FIRST_PAUSE_SECONDS * 2.0 ** min(number, 10), LONGEST_PAUSE_SECONDS)
-
-
-def _before(deadline: float, pause: float) -> float | None:
-    return pause if time.monotonic() + pause < deadline else None
+def waits(deadline: float) -> Iterator[float]:
+    """Seconds between looks at a call that runs already, as long as there is time for them."""
+    for pause in WAITS:
+        if time.monotonic() + pause >= deadline:
+            return
+        yield pause
 
 
 def _may_help(exc: RunnerError, again: Callable[[], bool]) -> bool:

@@ -94,7 +94,8 @@ def test_a_call_that_may_have_been_executed_stays_unknown(later):
     assert caught.value is first
 
 
-def test_a_first_try_that_still_runs_is_waited_for():
+def test_a_first_try_that_still_runs_is_waited_for(monkeypatch):
+    monkeypatch.setattr("runnerwsgi.retries.WAITS", (0.01,) * 4)
     script = Script(OutcomeUnknown("lost"), *[IdempotencyInFlight("running")] * 4)
     retries = Retries()
     assert run(script, retries=retries, again=True) == "answer"
@@ -110,6 +111,16 @@ def test_a_first_try_that_runs_for_longer_than_its_caller_waits_stays_unknown():
         run(Script(first, *[IdempotencyInFlight("running")] * 50), seconds=0.4, again=True)
     assert caught.value is first
     assert time.monotonic() - started < 0.5
+
+
+def test_a_first_try_that_nobody_ends_is_not_waited_for_until_the_deadline(monkeypatch):
+    monkeypatch.setattr("runnerwsgi.retries.WAITS", (0.01,) * 4)
+    first = OutcomeUnknown("lost")
+    started = time.monotonic()
+    with pytest.raises(OutcomeUnknown) as caught:
+        run(Script(first, *[IdempotencyInFlight("running")] * 50), seconds=30, again=True)
+    assert caught.value is first
+    assert time.monotonic() - started < 2
 
 
 def test_nothing_is_tried_after_the_deadline():
