@@ -27,8 +27,11 @@ T = TypeVar("T")
 
 # What a runner did not say, or said of this moment only.
 OF_THE_WAY = (BackendUnreachable, OutcomeUnknown, Refused)
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 2.0
+# Tries after the first, and what a call earns of one.
+MOST = 2
+SHARE = 0.2
+# The longest before the second try; before the third it is twice as long.
+PAUSE_SECONDS = 0.1
 # Between looks at a call that runs already. Three seconds in all: of one whose process was killed
 # nobody will ever hear more, and whoever waits holds a thread of the host's.
 WAITS = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -187,26 +190,17 @@ def _failed(exc: RunnerError, took: float) -> bool | None:
 class Retries:
     """Tries again what may be tried again, inside the time of one call.
 
-    At most two more tries, after pauses of 0.1 to 2 seconds that chance shortens, and for no more
-    than a fifth of the calls: retries must not be what keeps a runner down.
+    At most two more tries, after pauses of up to 0.1 and 0.2 seconds, and for no more than a fifth
+    of the calls: retries must not be what keeps a runner down. A breaker sees every try.
 
     Example::
 
-        retries = Retries(breaker=Breaker())
+        retries = Retries()
         retries.run(send, deadline=time.monotonic() + 30, again=lambda: False)
-
-    Args:
-        most: tries after the first.
-        share: retries that a call earns.
-        breaker: sees every try.
     """
 
-    def __init__(
-        self, *, most: int = 2, share: float = 0.2, breaker: Breaker | None = None
-    ) -> None:
-        self.most = most
-        self.share = share
-        self.breaker = breaker or Breaker()
+    def __init__(self) -> None:
+        self.breaker = Breaker()
         self._saved = SAVINGS
 
     def run(
@@ -232,7 +226,7 @@ class Retries:
             RunnerError: of the last try; or of an earlier one that may have been executed:
                 then no later failure says what became of the call.
         """
-        self._saved = min(SAVINGS, self._saved + self.share)
+        self._saved = min(SAVINGS, self._saved + SHARE)
         unknown: OutcomeUnknown | None = None
         waiting = waits(deadline)
         failures = 0
@@ -259,11 +253,10 @@ class Retries:
 
     def _pause(self, failures: int, deadline: float) -> float | None:
         """Seconds until the next try; None where there is none."""
-        if failures == self.most or self._saved < 1 or self.breaker.is_open:
+        if failures == MOST or self._saved < 1 or self.breaker.is_open:
             return None
-        longest = min(FIRST_PAUSE_SECONDS * 2**failures, LONGEST_PAUSE_SECONDS)
         # Full jitter: callers that failed together do not come back together.
-        pause = random.uniform(0, longest)  # noqa: S311 - no secret hangs on it
+        pause = random.uniform(0, PAUSE_SECONDS * 2**failures)  # noqa: S311 # no secret hangs on it
         if time.monotonic() + pause >= deadline:
             return None
         self._saved -= 1

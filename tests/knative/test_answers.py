@@ -69,7 +69,7 @@ def knative(folder):
 @pytest.fixture
 def site(folder, knative, monkeypatch):
     """Its own gateway in each test: its breaker is closed and its retries are unspent."""
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "PAUSE_SECONDS", 0.01)
     with KnativeSite(folder, knative.url) as made:
         knative.ingress.unsaid.clear()
         yield made
