@@ -287,6 +287,8 @@ def _print_refusal(refusal: RunnerError, logged: bool) -> None:
     for line in frames if wants_debug() else ():
         output.say(f"trap       {line.strip()}")
     hint = " Its log is above." if frames and logged else ""
+    if refusal.idempotency_key:
+        hint = f" To ask again: --header 'Idempotency-Key: {refusal.idempotency_key}'."
     output.fault(f"{refusal.title}: {last.strip()} ({refusal.status}, {refusal.code}).{hint}")
 
 

@@ -3,6 +3,7 @@
 PLUGINS = '''
 import click
 from runnerwsgi import Health, hookimpl
+from runnerwsgi.errors import OutcomeUnknown
 from runnerwsgi.protocol import Finding
 
 
@@ -17,7 +18,8 @@ class Greeter:
 
 class Dead:
     @hookimpl
-    def runner_execute(self, request): ...
+    def runner_execute(self, request):
+        raise OutcomeUnknown("it was gone before it answered")
 
     @hookimpl
     def runner_resolve_ui_url(self, asset): ...

@@ -102,6 +102,20 @@ class TestFailures:
         said = run("execute", "demo.hello", "GET", "/")
         assert "warning: cap:storage.kv is not granted" in said.stderr
 
+    @pytest.mark.parametrize(
+        "header", [(), ("--header", "Idempotency-Key: mine")], ids=["our key", "its own"]
+    )
+    def test_one_that_may_have_been_executed_comes_with_its_key(
+        self, run, answering, header, tmp_path, monkeypatch
+    ):
+        answering(FIRST, FIRST)
+        monkeypatch.syspath_prepend(plugins.install(tmp_path / "site"))
+        call = ("execute", "demo.hello", "POST", "/", *header)
+        said = run(*call, env={"RUNNER_BACKEND": "dead"})
+        assert said.exit_code == 1
+        assert "(504, outcome-unknown). To ask again: --header 'Idempotency-Key: " in said.stderr
+        assert ("Key: mine'" in said.stderr) == bool(header)
+
     def test_for_programs(self, run, answering):
         answering(FIRST, "unreachable")
         said = run("execute", "demo.hello", "GET", "/", "--json")
