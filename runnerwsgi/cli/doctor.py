@@ -8,7 +8,7 @@ import platform
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -175,11 +175,22 @@ def home(asked: Asked) -> Iterator[Finding]:
 
 def database(asked: Asked) -> Iterator[Finding]:
     """The database answers, and every install's bundle and secrets are there."""
-    with installs_of(asked.settings) as known, closing(open_store(asked.settings)) as store:
+    with installs_of(asked.settings) as known:
         found = known.list()
         yield Finding(
             "ok", "database", f"{known.database.where}, {output.counted(len(found), 'install')}"
         )
+        yield from _store(asked.settings, known, found)
+
+
+def _store(settings: Settings, known: Installs, found: Iterable[Install]) -> Iterator[Finding]:
+    try:
+        opened = open_store(settings)
+    except RunnerError as exc:
+        fix = "mend that, or correct RUNNER_BUNDLE_STORE."
+        yield Finding("fail", "store", " ".join(output.error_lines(exc)), fix)
+        return
+    with closing(opened) as store:
         broken = [finding for one in found for finding in _install(one, known, store)]
         yield from broken
         if not broken:
@@ -245,7 +256,7 @@ def identity(asked: Asked) -> Iterator[Finding]:
 
 # What to do where a check could not even be made.
 FIXES = {
-    "backend": "name an installed plugin that works; `runnerwsgi plugins` lists them.",
+    "backend": "mend that, or name another plugin; `runnerwsgi plugins` lists them.",
     "database": "correct RUNNER_DATABASE_URL, or make it reachable and writable.",
 }
 CHECKS: tuple[Check, ...] = (backend, switch, home, database, port, threads, identity)

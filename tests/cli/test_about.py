@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 
 import pytest
 
@@ -182,6 +183,16 @@ class TestDoctor:
         assert state in [one["state"] for one in found]
         assert any(words in one["found"] + one["fix"] for one in found)
         assert all(one["fix"] for one in found if one["state"] != "ok")
+
+    def test_a_store_that_needs_what_is_not_installed(self, run, port, monkeypatch):
+        monkeypatch.setitem(sys.modules, "boto3", None)
+        env = {"RUNNER_BUNDLE_STORE": "s3://bundles/here"}
+        said = run("doctor", "--port", port, "--json", env=env)
+        assert said.exit_code == 1
+        found = {one["what"]: one for one in self.findings(said)}
+        assert (found["database"]["state"], found["store"]["state"]) == ("ok", "fail")
+        assert "runnerwsgi[s3]" in found["store"]["found"]
+        assert "RUNNER_BUNDLE_STORE" in found["store"]["fix"]
 
     def test_what_the_backend_finds_is_told_as_well(self, run, site, port):
         said = run("doctor", "--port", port, env={"RUNNER_BACKEND": "dead"})
