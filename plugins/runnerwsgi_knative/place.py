@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .kubernetes.cluster import Cluster
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("runnerwsgi.plugins.knative")
 
 RESOLVE_SECONDS = 5.0
 

@@ -32,7 +32,7 @@ from .process import Options, PerProcess, Process
 if TYPE_CHECKING:
     from runnerwsgi.stores import Store
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("runnerwsgi.plugins.wasm")
 
 # What other gateways see beside an outcome; ours goes by the outcome (protocol §2).
 _STATUSES: Mapping[Outcome, int] = {"timeout": 504, "out_of_fuel": 504, "internal": 500}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .call import Call
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("runnerwsgi.plugins.wasm")
 
 PACKAGE = "alga:extension/"
 

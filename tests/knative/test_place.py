@@ -164,6 +164,8 @@ def test_the_last_address_stays_and_the_loss_is_told_once_when(api, resolve, cap
         assert place.client(0.0).base == "http://one.test"
         time.sleep(0.01)
     assert caplog.text.count("Calls go on to http://one.test.") == 1
+    # Below the one name that applications and our own commands set up.
+    assert {record.name.partition(".")[0] for record in caplog.records} == {"runnerwsgi"}
 
 
 UNKNOWN = {

@@ -19,7 +19,7 @@ from runnerwsgi.errors import ConfigurationError
 
 from .problems import ClusterError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("runnerwsgi.plugins.knative")
 
 EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 EXEC_SECONDS = 60.0
