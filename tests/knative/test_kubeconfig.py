@@ -224,6 +224,12 @@ def test_another_context_can_be_named(api, tmp_path):
     assert (access.namespace, access.credentials.current().token) == ("n", None)
 
 
+def test_a_context_of_our_setting_that_nobody_has_is_not_the_files_fault(api):
+    known = Kubeconfig.from_env({"KUBECONFIG": str(api.kubeconfig())})
+    with pytest.raises(ConfigurationError, match="RUNNER_KNATIVE_CONTEXT names context z"):
+        known.access("z")
+
+
 FAULTS = {
     "no such file": (None, "there is no file"),
     "no YAML": ("a: [", "cannot be read"),

@@ -121,7 +121,8 @@ class Kubeconfig:
         Raises:
             ConfigurationError: something is missing, contradictory or not supported.
         """
-        chosen = self._entry("contexts", context or self._context, "current-context")
+        by = "RUNNER_KNATIVE_CONTEXT" if context else "current-context"
+        chosen = self._entry("contexts", context or self._context, by)
         cluster = self._entry("clusters", chosen.said.get("cluster"), chosen.name)
         user = chosen.said.get("user")
         who = self._entry("users", user, chosen.name) if user else None
