@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from runnerwsgi.errors import BackendUnreachable, RunnerError
 from runnerwsgi.protocol import Finding
+from runnerwsgi.stores import is_remote
 
 from . import agreement, layers
 from .kubernetes.problems import ADVICE
@@ -51,6 +52,7 @@ class Setup:
 def findings(setup: Setup) -> Iterator[Finding]:
     """Look at everything. The runner itself is asked, for which a pod is started if need be."""
     yield from callbacks(setup)
+    yield from bundles(setup)
     try:
         client = setup.place.client(PLACE_SECONDS)
     except BackendUnreachable as exc:
@@ -100,6 +102,17 @@ def callbacks(setup: Setup) -> Iterator[Finding]:
         yield Finding("fail", "callbacks", found, fix)
     else:
         yield Finding("ok", "callbacks", f"pods ask {base}")
+
+
+def bundles(setup: Setup) -> Iterator[Finding]:
+    """What is installed here is where pods find it."""
+    store = setup.settings.bundle_store
+    if is_remote(setup.settings):
+        yield Finding("ok", "bundles", f"pods fetch them from {store}")
+        return
+    found = f"RUNNER_BUNDLE_STORE is {store}, a folder of this machine, which pods do not have"
+    fix = "set it to s3://bucket/prefix or https://…, here and for the runner, then push."
+    yield Finding("warn", "bundles", found, fix)
 
 
 # What each answer to a look at the runner is, and what to do about it.

@@ -103,6 +103,8 @@ def test_keys_of_one_pod_are_not_those_of_another(examine):
         ({"RUNNER_CALLBACK_BASE": None}, "callbacks", "warn", "is not set"),
         ({"RUNNER_CALLBACK_BASE": "http://localhost:8000"}, "callbacks", "fail", "this machine"),
         ({"RUNNER_CALLBACK_BASE": "unix:/run/ask"}, "callbacks", "fail", "this machine"),
+        ({}, "bundles", "warn", "pods do not have"),
+        ({"RUNNER_BUNDLE_STORE": "https://bundles.test"}, "bundles", "ok", "bundles.test"),
     ],
     ids=[
         "another token",
@@ -117,6 +119,8 @@ def test_keys_of_one_pod_are_not_those_of_another(examine):
         "no way back",
         "a way back to the pod itself",
         "a way back by sockets",
+        "bundles in a folder of this machine",
+        "bundles that pods can fetch",
     ],
 )
 def test_what_is_wrong_here(examine, env, what, state, words):
