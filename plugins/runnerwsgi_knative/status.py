@@ -34,10 +34,10 @@ CHANGES_SHOWN = 8
 @json_option
 @click.pass_context
 def status(ctx: click.Context, is_watched: bool) -> None:
-    """Say how the runner's Service is: control plane, way there, runner, and its revisions.
+    """Say how the runner's Service is, and its revisions.
 
-    No pod is started for it. Exit status 1 when calls are not served. With --watch and --json
-    each change is one line.
+    Control plane, way there and runner are told apart. No pod is started for it. Exit status 1
+    when calls are not served. With --watch and --json each change is one line.
     """
     quiet_logs()
     backend = plugin(os.environ)

@@ -22,10 +22,11 @@ from .remarks import REFUSED, Remark
 @json_option
 @click.pass_context
 def lint(ctx: click.Context, file: TextIO) -> None:
-    """Say what Knative would refuse in FILE, ignore without a word, or do to a runner's harm.
+    """Say what Knative would refuse or ignore in FILE.
 
-    FILE is YAML or JSON of any number of documents; - is standard input. Judged is what Knative
-    allows where nobody has set it up otherwise. Exit status 1 when something would be refused.
+    And what it would do to a runner's harm. FILE is YAML or JSON of any number of documents; - is
+    standard input. Judged is what Knative allows where nobody has set it up otherwise. Exit
+    status 1 when something would be refused.
     """
     found = [
         (_called(each), remarks(each))
