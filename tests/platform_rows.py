@@ -47,7 +47,7 @@ ROWS = {
     "a body too large": Row(413, "Payload Too Large", ENVOY),
     "Envoy: headers too large": Row(431, "Request Header Fields Too Large", ENVOY),
     "Go: headers too large": Row(431, "431 Request Header Fields Too Large"),
-    "activator: an error of its own": Row(500, fields=()),
+    "activator: an error of its own": Row(500, "", (), "unknown"),
     "queue-proxy: nobody listens": Row(
         502, "dial tcp 127.0.0.1:8080: connect: connection refused\n"
     ),

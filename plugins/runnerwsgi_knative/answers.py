@@ -138,7 +138,8 @@ ROWS: tuple[Row, ...] = (
     # A caller's own headers travel in the body: these are the gateway's.
     Row(431, None, "the headers are too large for what stands before the runner", wrong),
     Row(403, None, "something before the runner refuses the gateway", wrong),
-    Row(500, _EMPTY, "the activator failed before it passed the call on", unreachable),
+    # Without a word: the activator says so of what it never passed on; an ingress whose filter
+    # failed over the answer, and a runner without a mark, of what was executed.
     Row(500, None, "something before the runner failed", unknown),
     Row(
         502,

@@ -31,7 +31,15 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold", "yes": "green", 
 
 def print_json(value: Any) -> None:
     """Print one JSON value on stdout, for programs."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    # JSON lets some controls stand as they are, and terminals obey them.
+    click.echo(
+        "".join(char if char.isprintable() or char == "\n" else _json(char) for char in text)
+    )
+
+
+def _json(char: str) -> str:
+    return char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1]
 
 
 def console() -> Console:

@@ -20,7 +20,6 @@ BODY = b"hello"
 NOT_EXECUTED = {
     "ingress: no such host": (502, "backend-unreachable"),
     "activator: no such revision": (502, "backend-unreachable"),
-    "activator: an error of its own": (502, "backend-unreachable"),
     "queue-proxy: nobody listens": (503, "backend-starting"),
     "activator: no way to the pod": (503, "backend-starting"),
     "queue-proxy: full": (503, "overloaded"),

@@ -497,6 +497,12 @@ def test_nothing_of_a_file_steers_the_terminal():
     assert "\x1b" not in done.stdout
 
 
+def test_no_name_in_a_file_passes_for_a_line_of_ours():
+    forged = "x\nService extensions/runner: 0 remarks"
+    done = knative("lint", "-", stdin=json.dumps(changed("metadata.name", forged)))
+    assert "Service extensions/runner: 0 remarks" not in done.stdout.splitlines()
+
+
 def test_the_how_to_shows_what_is_said():
     document = changed(f"{POD}.nodeSelector", {"disk": "ssd"})
     document = changed(f"{SCALING}min-scale", 1, document)

@@ -294,7 +294,11 @@ def is_public(peers):
             if "except" in block
         )
 
-    near = ("10.0.0.1", "172.20.0.1", "192.168.1.1", "169.254.169.254", "fd00::1", "fe80::1")
+    near = (
+        *("10.0.0.1", "172.20.0.1", "192.168.1.1", "169.254.169.254", "fd00::1", "fe80::1"),
+        # Where providers put pods and services when those are used up, and ways to all of them.
+        *("240.0.0.1", "198.18.0.1", "192.0.0.1", "100.100.100.200", "2002:a00:1::", "64:ff9b::1"),
+    )
     return reached("8.8.8.8") and reached("2606:4700::1111") and not any(map(reached, near))
 
 

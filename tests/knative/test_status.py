@@ -182,6 +182,14 @@ def test_what_others_wrote_does_not_steer_the_terminal(env_of_api, api):
     assert "\\x1b[2J[bold]gone" in said.stdout
 
 
+def test_nor_does_it_in_json(env_of_api, api):
+    text = ("False", "RevisionFailed", "\x9b2J\u202egone \N{KEY}")
+    api.put(ksvc(conditions={"ConfigurationsReady": text, "Ready": text}))
+    said = status(env_of_api, "--json")
+    assert "\\u009b2J\\u202egone \N{KEY}" in said.stdout
+    assert text[2] in json.loads(said.stdout)["layers"]["control"]["detail"]
+
+
 def test_settings_are_needed(tmp_path, env):
     said = status({"RUNNER_HOME": str(tmp_path)})
     assert said.exit_code == 1

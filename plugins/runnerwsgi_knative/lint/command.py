@@ -69,6 +69,11 @@ def _print_json(found: Iterable[tuple[str, list[Remark]]]) -> None:
 
 def _print(found: Iterable[tuple[str, list[Remark]]]) -> None:
     for name, listed in found:
-        output.say(output.visible(f"{name}: {output.counted(len(listed), 'remark')}"))
+        output.say(_line(f"{name}: {output.counted(len(listed), 'remark')}"))
         for each in listed:
-            output.say(output.visible(f"  {each.effect} {each.place}: {each.reason}."))
+            output.say(_line(f"  {each.effect} {each.place}: {each.reason}."))
+
+
+def _line(text: str) -> str:
+    """One line; names in a document may have several, which would pass for ours."""
+    return output.visible(text).replace("\n", r"\n")

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Network,
+    IPv6Network,
+    collapse_addresses,
+    ip_address,
+    ip_network,
+)
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from runnerwsgi.errors import ConfigurationError
+from runnerwsgi.origins import INNER_NETWORKS
 from runnerwsgi_knative.documents import Noted
 
 Network = IPv4Network | IPv6Network
@@ -28,20 +35,21 @@ PORTS: Mapping[str, int] = {
 _SERVICE = re.compile(r"[a-z0-9-]+(\.(?P<namespace>[a-z0-9-]+)\.svc(\..+)?)?")
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 
-# Everywhere but the networks that are nobody's own in public: pods, nodes, metadata of clouds.
-PUBLIC: Mapping[str, tuple[str, ...]] = {
-    "0.0.0.0/0": (
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "168.63.129.16/32",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-    ),
-    # 64:ff9b::/96 leads to every IPv4 address, those above included.
-    "::/0": ("64:ff9b::/96", "fc00::/7", "fe80::/10"),
-}
+# Where public addresses are; of IPv6, those that were ever assigned.
+_WORLD = ("0.0.0.0/0", "2000::/3")
+
+
+def _inner(world: str) -> tuple[str, ...]:
+    """The networks of *world* that are nobody's own in public: pods, nodes, metadata of clouds."""
+    within = ip_network(world)
+    found = [ip_network(network) for network, _ in INNER_NETWORKS]
+    if isinstance(within, IPv4Network):
+        return tuple(map(str, collapse_addresses(n for n in found if isinstance(n, IPv4Network))))
+    sixes = (n for n in found if isinstance(n, IPv6Network) and n.subnet_of(within))
+    return tuple(map(str, collapse_addresses(sixes)))
+
+
+PUBLIC: Mapping[str, tuple[str, ...]] = {world: _inner(world) for world in _WORLD}
 
 
 @dataclass(frozen=True, slots=True)
