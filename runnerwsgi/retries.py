@@ -46,6 +46,7 @@ WINDOW_CALLS = 20
 WINDOW_MOMENTS = 3
 OPEN_SECONDS = 5.0
 LONGEST_OPEN_SECONDS = 60.0
+TRIAL_SECONDS = 5.0
 
 
 class Breaker:
@@ -53,7 +54,8 @@ class Breaker:
 
     Open for 5 seconds after five failures in a row, or when half of at least twenty exchanges
     within ten seconds failed, in three of these seconds or more; then one exchange tries, and
-    each one that fails doubles the time, to a minute at most. Only what never reached a runner,
+    each one that fails doubles the time, to a minute at most. While one takes long, another one
+    tries every five seconds. Only what never reached a runner,
     or got no answer of one, counts.
 
     A pod that dies breaks everything that it was doing, while others go on: exchanges that were
@@ -78,7 +80,7 @@ class Breaker:
         self._recent = _Recent()
         self._until = 0.0
         self._open_for = 0.0
-        self._trying = False
+        self._trial_until = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -107,20 +109,23 @@ class Breaker:
     def _enter(self) -> tuple[int, bool]:
         self._forget_parents()
         with self._lock:
-            left = self._until - time.monotonic()
-            if left > 0 or (self._open_for and self._trying):
+            now = time.monotonic()
+            left = max(self._until, self._trial_until) - now
+            if left > 0:
                 raise Overloaded(
                     "the runner failed again and again: nothing is sent for now",
                     retry_after=max(1, math.ceil(left)),
                 )
-            self._trying = bool(self._open_for)
+            is_trial = self._open_for > 0
+            # A call that takes long says nothing yet: it must not keep all others waiting.
+            self._trial_until = now + TRIAL_SECONDS if is_trial else 0.0
             self._begun += 1
-            return self._begun, self._trying
+            return self._begun, is_trial
 
     def _leave(self, failed: bool | None, number: int, is_trial: bool) -> None:
         with self._lock:
             if is_trial:
-                self._trying = False
+                self._trial_until = 0.0
             if failed is None:
                 return
             if failed:
@@ -141,7 +146,8 @@ class Breaker:
             self._row += 1
             self._in_row = self._begun
         self._recent.add(now, failed=True)
-        if is_trial or (not self._open_for and self._is_too_much(now)):
+        is_down = is_trial if self._open_for else self._is_too_much(now)
+        if is_down:
             self._open_for = min(max(OPEN_SECONDS, 2 * self._open_for), LONGEST_OPEN_SECONDS)
             self._until = now + self._open_for
 

@@ -68,7 +68,8 @@ MAX_MEMORY_MB = 4096
 # Above what a body may have, in base64: headers, configuration and the rest of the request.
 REQUEST_ROOM = 1 << 20
 MAX_BUNDLE_BYTES = 16 * 1024
-MAX_KEY_CHARS = 1024
+# A tenant's name is part of a gateway's keys, and may be 256 characters of any script, encoded.
+MAX_KEY_CHARS = 4096
 # Threads that are kept for health, however many calls and files are asked for.
 FOR_HEALTH = 2
 FILE_WAIT_SECONDS = 1.0

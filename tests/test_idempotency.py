@@ -150,6 +150,18 @@ def test_a_call_whose_end_nobody_told_is_never_executed_again(once, monkeypatch)
     assert guest.count == 0
 
 
+def test_a_call_that_fails_in_a_way_that_nobody_thought_of_is_not_waited_for(once):
+    def fails():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        once.run(call(), fails)
+    guest = Guest()
+    with pytest.raises(OutcomeUnknown):
+        once.run(call(), guest)
+    assert guest.count == 0
+
+
 def test_a_large_answer_is_not_kept_and_not_executed_again(once):
     guest = Guest(b"x" * (MAX_ANSWER_BYTES + 1))
     assert once.run(call(), guest) == guest.envelope

@@ -243,6 +243,25 @@ def test_each_trial_that_fails_doubles_the_time(later):
         fail(breaker)
 
 
+def test_a_trial_that_takes_long_keeps_nobody_waiting(later):
+    breaker = Breaker()
+    for _ in range(IN_A_ROW):
+        fail(breaker)
+    later(6)
+    with breaker.watching():
+        later(10.5)
+        with pytest.raises(Overloaded) as refused, breaker.watching():
+            raise AssertionError("a second one was sent")
+        assert refused.value.retry_after == 1
+        later(11.5)
+        succeed(breaker)
+        for _ in range(3):
+            succeed(breaker)
+        # What began as a trial is one call among others by now.
+    fail(breaker)
+    assert not breaker.is_open
+
+
 def test_a_place_that_takes_no_connection_has_failed(monkeypatch):
     monkeypatch.setattr("runnerwsgi.retries.SILENT_SECONDS", 0.01)
 

@@ -5,6 +5,7 @@ import json
 import time
 from dataclasses import replace
 from threading import Event, Thread
+from urllib.parse import quote
 
 import pytest
 from support import FILES, Recorder, make_environ, pack_files, send
@@ -214,6 +215,13 @@ def test_a_call_and_its_answer(rig):
     assert asked.idempotency_key is None
     assert 0 < asked.limits.timeout_ms <= 900
     assert replace(asked, idempotency_key=None, limits=CALL.limits) == CALL
+
+
+def test_a_tenant_may_have_the_longest_name_there_is_in_any_script(rig):
+    # The gateway's keys begin with it, percent-encoded.
+    key = f"{quote(chr(0x1F98A) * 256)}:acme.hello:{'0' * 32}"
+    assert rig().execute(HTTP_X_IDEMPOTENCY_KEY=key).status == 200
+    assert rig().execute(HTTP_X_IDEMPOTENCY_KEY="k" * 4097).status == 400
 
 
 @pytest.mark.parametrize(

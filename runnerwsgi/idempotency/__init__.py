@@ -168,6 +168,11 @@ class Once:
         except NOT_EXECUTED:
             self._quietly(request, lambda: self.keys.release(key, mine))
             raise
+        except Exception:
+            # It may have been executed, and nobody will ever tell how it ended.
+            lost = replace(mine, until=OVER)
+            self._quietly(request, lambda: self.keys.finish(key, lost, self.ttl))
+            raise
         if not ended.executed:
             self._quietly(request, lambda: self.keys.release(key, mine))
             return ended.envelope
