@@ -24,6 +24,8 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _MOUNT = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+# Who asks and with which password, in a URL.
+_SIGNED = re.compile(r"//[^/\s]*@")
 # What examples and templates write where a token belongs: words, and no chance in them.
 _PLACEHOLDER = re.compile(
     r"(?:change|replace|insert|this|me|it|your|my|the|a|an|with|here|please|runner|service|secret|"
@@ -588,7 +590,8 @@ def _reader(env: Mapping[str, str]) -> Any:
             return row.parse(value)
         except ValueError as exc:
             hidden = row.parse in (secret, credential)
-            found = "a value that is not shown" if hidden else repr(value[:80])
+            shown = repr(_SIGNED.sub("//***@", value)[:80])
+            found = "a value that is not shown" if hidden else shown
             raise EnvError(f"{row.name}: {exc} (found {found}).") from None
 
     return reader

@@ -398,6 +398,24 @@ def test_everything_that_is_missing_is_told_together():
         ),
         pytest.param(
             (),
+            {"RUNNER_BUNDLE_STORE": "https://me:CANARY@bundles.example.com/x"},
+            "has a user or a query",
+            id="a password where everybody reads it",
+        ),
+        pytest.param(
+            (),
+            {"RUNNER_BUNDLE_STORE": "s3://a/b", "AWS_ENDPOINT_URL": "https://h/?sig=CANARY"},
+            "has a user or a query",
+            id="a signature where everybody reads it",
+        ),
+        pytest.param(
+            (),
+            {"RUNNER_CALLBACK_BASE": "http://me:CANARY@shop.web.svc:8000"},
+            "found 'http://***@shop.web.svc:8000'",
+            id="a password in the gateway's address",
+        ),
+        pytest.param(
+            (),
             {"RUNNER_TIMEOUT_MS": "570001"},
             "set it to 570000 at most",
             id="a deadline that Knative does not wait for",
@@ -417,6 +435,7 @@ def test_is_refused(args, env, words):
     done = knative("manifest", "--image", IMAGE, *args, **{**GATEWAY, **env})
     assert (done.exit_code, done.stdout) == (1, "")
     assert words in done.stderr
+    assert "CANARY" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

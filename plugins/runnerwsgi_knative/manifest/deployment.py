@@ -255,6 +255,12 @@ class _Asked:
             url = self.env.get("AWS_ENDPOINT_URL_S3") or self.env.get("AWS_ENDPOINT_URL") or ""
         if not url:
             return [Destination(f"{what} ({self.settings.bundle_store})", "", 443)]
+        if "@" in url or "?" in url:
+            raise ConfigurationError(
+                "The address of the bundle store has a user or a query, which everybody who may "
+                "look at the Service would read: leave it away, and use RUNNER_BUNDLE_STORE_TOKEN "
+                "or AWS_ACCESS_KEY_ID."
+            )
         place = Destination.from_url("The address of the bundle store", url)
         return [Destination(what, place.host, place.port)]
 
