@@ -23,6 +23,7 @@ class Wires:
         self.urls = []
         self.cuts = 0
         self._left, self._in_body, self._also = 0, False, None
+        self._patience = None
         self._lock = threading.Lock()
 
     def cut(self, times=1, *, in_body=False, also=lambda: None):
@@ -33,17 +34,28 @@ class Wires:
         with self._lock:
             self._left, self._in_body, self._also = times, in_body, also
 
+    def cut_running(self, after):
+        """Break off the next call that has had no answer for *after* seconds, while it runs."""
+        with self._lock:
+            self._left, self._patience = 1, after
+
     def carry(self, near, url):
         """Carry one connection until an end closes it, or an answer is cut."""
         with near, socket.create_connection((url.hostname, url.port)) as far:
             other = {near: far, far: near}
+            waits = False
             while True:
-                for end in select.select([near, far], [], [])[0]:
+                ready = select.select([near, far], [], [], self._patience)[0]
+                if not ready and waits and self._is_cut():
+                    self._patience = None
+                    return reset(near)
+                for end in ready:
                     data = end.recv(65536)
-                    if end is far and data and self._is_cut():
+                    if end is far and data and self._patience is None and self._is_cut():
                         return self._end(near, far, data)
                     if not data:
                         return None
+                    waits = end is near
                     other[end].sendall(data)
 
     def _end(self, near, far, data):

@@ -1,6 +1,9 @@
 """An answer that is lost on the way: what an ingress, a gateway and runners make of it together."""
 
-from contextlib import contextmanager
+import sqlite3
+import threading
+import time
+from contextlib import closing, contextmanager
 
 import pytest
 from counted import caller, runner_variables
@@ -93,6 +96,39 @@ def test_a_post_is_executed_once_whoever_repeats_it(
     assert sharing.cuts == before + cuts
     by_ingress = ingress.count("upstream_rq_retry") - repeated
     assert by_ingress == (cuts if profile == "contour" and not in_body else 0)
+
+
+@contextmanager
+def writing(home, seconds):
+    """Somebody else writes to the database for so long: what a guest stores waits."""
+    begun = threading.Event()
+
+    def write():
+        with closing(sqlite3.connect(home / "runnerwsgi.db", isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            begun.set()
+            time.sleep(seconds)
+            database.execute("ROLLBACK")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert begun.wait(5)
+    yield
+    writer.join()
+
+
+def test_a_call_that_is_repeated_while_it_runs_has_the_answer_of_the_first(
+    application, sharing, ingress, profile
+):
+    ingress.point(*sharing.urls)
+    name = f"running-{profile}"
+    assert application.call(f"{name}-first").status == 200
+    cuts = sharing.cuts
+    with writing(application.home, seconds=1.0):
+        sharing.cut_running(after=0.3)
+        answer = application.call(name)
+    assert sharing.cuts == cuts + 1
+    assert (answer.status, application.executed(name)) == (200, 1)
 
 
 def test_a_gateway_that_has_heard_of_no_store_asks_again_with_its_callers_help(
