@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.service_token import ServiceToken
@@ -14,7 +15,7 @@ from runnerwsgi.stores import is_remote
 from runnerwsgi_knative.agreement import MOST_SECONDS, SPARE_SECONDS
 from runnerwsgi_knative.lint.hazards import ENDING_SECONDS
 
-from .reach import Destination, Network, unique
+from .reach import Destination, Network, namespace_of, unique
 
 # Settings that mean the same for the runner, and are passed on where they are set. Threads do not:
 # the gateway's number counts its own server's.
@@ -108,6 +109,7 @@ class Deployment:
         secrets: its secret ones, by variable, and the service token under ``token``; without
             values where they are in a Secret that is there already.
         destinations: what it has to reach.
+        gateway_namespace: where the gateway's pods are; the runner's own where nothing tells it.
         timeout_seconds: after which the platform gives a request up.
         memory_mib: of a pod.
     """
@@ -116,6 +118,7 @@ class Deployment:
     environment: Mapping[str, str]
     secrets: Mapping[str, str] = field(repr=False)
     destinations: tuple[Destination, ...]
+    gateway_namespace: str
     timeout_seconds: int
     memory_mib: int
 
@@ -162,6 +165,7 @@ class _Asked:
             "environment": self.environment,
             "secrets": self.secrets,
             "destinations": self.destinations,
+            "gateway_namespace": self.gateway_namespace,
             "timeout_seconds": self.timeout_seconds,
             "memory_mib": self.memory_mib,
         }
@@ -226,6 +230,10 @@ class _Asked:
     def _placed(self, place: Destination) -> Destination:
         networks = self.options.networks.get(place.host, ())
         return Destination(place.what, place.host, place.port, networks, place.labels)
+
+    def gateway_namespace(self) -> str:
+        base = self.settings.callback_base or ""
+        return namespace_of(urlsplit(base).hostname or "") or self.options.namespace
 
     def _gateway(self) -> list[Destination]:
         base = self.settings.callback_base

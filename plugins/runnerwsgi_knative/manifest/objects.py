@@ -103,11 +103,11 @@ def _health(deployment: Deployment) -> Iterator[Noted]:
     name = f"{options.name}-gateway"
     if options.reader is None:
         yield Noted(
-            "For a gateway that asks how the runner is: its pods run as this account, or it has a\n"
-            "token of it. --gateway-account names one that there is already.",
+            "For a gateway that asks how the runner is: its pods run as this account, which is\n"
+            "of their namespace. --gateway-account names one that there is already.",
             apiVersion="v1",
             kind="ServiceAccount",
-            metadata=_meta(deployment, name),
+            metadata=_meta(deployment, name, namespace=deployment.gateway_namespace),
         )
     yield Noted(
         "All that it may: read.",
@@ -120,7 +120,7 @@ def _health(deployment: Deployment) -> Iterator[Noted]:
             _may_read("revisions"),
         ],
     )
-    namespace, account = options.reader or (options.namespace, name)
+    namespace, account = options.reader or (deployment.gateway_namespace, name)
     yield Noted(
         'Without it the gateway works, and its health says "unknown" of the control plane.',
         apiVersion="rbac.authorization.k8s.io/v1",

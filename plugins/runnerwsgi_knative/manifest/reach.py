@@ -108,6 +108,12 @@ class Destination:
         return [{"ipBlock": {"cidr": cidr, "except": list(no)}} for cidr, no in PUBLIC.items()]
 
 
+def namespace_of(host: str) -> str | None:
+    """Whose Service a host is; None where it is none, or its name tells no namespace."""
+    service = _SERVICE.fullmatch(host)
+    return service["namespace"] if service else None
+
+
 def pods_of(namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
     """The pods of a namespace, or those with these labels, as a peer of a NetworkPolicy."""
     peer: dict[str, Any] = {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: namespace}}}
