@@ -241,12 +241,13 @@
     return { status: response.status, headers, body: toBase64(await response.arrayBuffer()) };
   }
 
-  /** Whether the same call may simply be made again. */
-  async function mayRepeat(response, method) {
-    if (response.status !== 503 || !response.headers.has("retry-after")) return false;
-    if (SAFE_METHODS.includes(method)) return true;
-    const problem = await response.clone().json().catch(() => null);
-    return isObject(problem) && NOT_EXECUTED.includes(problem.code);
+  /** What the server says of a call that may simply be made again, or null. */
+  async function refusalOf(response, method) {
+    if (response.status !== 503 || !response.headers.has("retry-after")) return null;
+    const found = await response.clone().json().catch(() => null);
+    const problem = isObject(found) ? found : {};
+    const mayRepeat = SAFE_METHODS.includes(method) || NOT_EXECUTED.includes(problem.code);
+    return mayRepeat ? problem : null;
   }
 
   function patience(response, attempt) {
@@ -259,7 +260,11 @@
   async function fetchPatiently(url, init) {
     for (let attempt = 0; ; attempt += 1) {
       const response = await fetch(url, init);
-      if (attempt === MAX_RETRIES || !(await mayRepeat(response, init.method))) return response;
+      const refusal = attempt < MAX_RETRIES ? await refusalOf(response, init.method) : null;
+      if (!refusal) return response;
+      // What an ingress sent twice may have been executed all the same: this key tells.
+      const key = refusal.idempotency_key;
+      if (typeof key === "string") init.headers.set("idempotency-key", key);
       await pause(patience(response, attempt), init.signal);
     }
   }

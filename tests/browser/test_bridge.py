@@ -176,10 +176,10 @@ def test_no_more_than_six_calls_run_at_once(page, frame):
     assert frame.evaluate("() => all.then((answers) => answers.length)") == 9
 
 
-def busy_then(answers, code="overloaded"):
+def busy_then(answers, code="overloaded", **more):
     """Answers 503 so many times, and then lets calls through."""
     left = [None] * answers
-    problem = {"status": 503, "headers": {"retry-after": "0"}, "json": {"code": code}}
+    problem = {"status": 503, "headers": {"retry-after": "0"}, "json": {"code": code, **more}}
 
     def handle(route):
         if not left:
@@ -202,6 +202,13 @@ def test_a_busy_server_is_asked_again_for(page, frame, method, code, status):
         f"() => runner.fetch('/notes', {{method: '{method}', body: {body}}}).then((r) => r.status)"
     )
     assert frame.evaluate(script) == status
+
+
+def test_a_call_is_made_again_with_the_key_that_it_had(page, frame):
+    key = "0123456789abcdef"
+    page.route("**/api/ext/**", busy_then(1, "backend-starting", idempotency_key=key))
+    with page.expect_request(lambda asked: asked.headers.get("idempotency-key") == key):
+        frame.evaluate("() => runner.fetch('/notes', {method: 'POST', body: {text: 'once'}})")
 
 
 def test_a_server_that_stays_busy_is_not_asked_forever(page, frame):
