@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
+import time
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
@@ -336,7 +338,24 @@ def _on_connect(connection: Any, _record: Any) -> None:
     # The driver must not begin transactions by itself: `_on_begin` does, of the right kind.
     connection.isolation_level = None
     for name, value in PRAGMAS.items():
-        connection.execute(f"PRAGMA {name}={value}")
+        _set_pragma(connection, f"PRAGMA {name}={value}")
+
+
+def _set_pragma(connection: Any, statement: str) -> None:
+    """Run it, again where another process just turns the file to WAL, too.
+
+    SQLite does not wait for its busy timeout there: the switch holds a read lock already, and
+    two that wait for each other would wait in vain. Whoever loses finds the switch made.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _on_begin(connection: Connection) -> None:

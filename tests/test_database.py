@@ -1,12 +1,13 @@
 import gc
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,19 @@ def test_processes_that_start_together_make_one_database(database, database_url)
     processes = [subprocess.Popen(command) for _ in range(4)]
     assert [process.wait(timeout=30) for process in processes] == [0] * 4
     assert read_generation(database) == 4
+
+
+def test_the_switch_to_wal_waits_for_another_process_to_let_go(on_disk, file):
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("BEGIN IMMEDIATE")  # a lock for which SQLite does not wait by itself
+        with ThreadPoolExecutor(1) as pool:
+            raised = pool.submit(raise_generation, on_disk)
+            time.sleep(0.3)
+            assert not raised.done()
+            other.execute("COMMIT")
+            assert raised.result(timeout=5) == 1
 
 
 def in_child(work):
