@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from .database import Database, advance, generation, metadata
 from .errors import BundleError, ConfigurationError, NotFound, StorageError
 from .headers import SANDBOX_OPTIONS
-from .manifest import Manifest
+from .manifest import DEFAULT_GRANTS, Manifest
 from .origins import parse_egress_entry
 from .paths import is_extension_id
 from .protocol import is_content_hash
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 log = logging.getLogger(__name__)
-
-# What every install may do without being asked (protocol §5).
-DEFAULT_GRANTS = ("cap:context.read", "cap:log.emit", "cap:user.read")
 
 REFRESH_S = 1.0
 # After a failure the database is left alone for longer: each try may cost a caller seconds.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
 
+# What every install may do without being asked (protocol §5).
+DEFAULT_GRANTS = ("cap:context.read", "cap:log.emit", "cap:user.read")
+
 MAX_BYTES = 256 * 1024
 _MAX_FAULTS = 20
 

@@ -11,8 +11,8 @@ from own_servers import PostgresServer, sqlite_only
 
 from runnerwsgi.database import Database, metadata
 from runnerwsgi.errors import ConfigurationError, SecretsUnavailable, StorageError
-from runnerwsgi.installs import DEFAULT_GRANTS, Installs
-from runnerwsgi.manifest import Manifest
+from runnerwsgi.installs import Installs
+from runnerwsgi.manifest import DEFAULT_GRANTS, Manifest
 from runnerwsgi.routes import RouteGrant
 from runnerwsgi.secrets import Vault
 from runnerwsgi.settings import Settings

@@ -15,8 +15,8 @@ from runnerwsgi.errors import (
     RunnerError,
     UnknownCapability,
 )
-from runnerwsgi.installs import DEFAULT_GRANTS
 from runnerwsgi.logs import emit
+from runnerwsgi.manifest import DEFAULT_GRANTS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -16,7 +16,8 @@ import click
 from runnerwsgi import bundles, capabilities, paths
 from runnerwsgi.errors import BundleError, BundleUnavailable, ConfigurationError
 from runnerwsgi.gateway import Gateway
-from runnerwsgi.installs import DEFAULT_GRANTS, Install, Installs
+from runnerwsgi.installs import Install, Installs
+from runnerwsgi.manifest import DEFAULT_GRANTS
 from runnerwsgi.origins import parse_egress_entry
 from runnerwsgi.protocol import Bundle, WarmUp
 from runnerwsgi.routes import RouteGrant

@@ -14,7 +14,7 @@ import click
 from runnerwsgi import capabilities
 from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.headers import SANDBOX_OPTIONS
-from runnerwsgi.installs import DEFAULT_GRANTS, Install
+from runnerwsgi.manifest import DEFAULT_GRANTS
 from runnerwsgi.origins import parse_egress_entry
 
 from . import output
@@ -22,6 +22,7 @@ from . import output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from runnerwsgi.installs import Install
     from runnerwsgi.manifest import Manifest
     from runnerwsgi.origins import EgressEntry
     from runnerwsgi.settings import Settings

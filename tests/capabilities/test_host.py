@@ -12,7 +12,7 @@ from runnerwsgi.capabilities import (
     merge,
 )
 from runnerwsgi.errors import CapabilityError, ConfigurationError, StorageError, UnknownCapability
-from runnerwsgi.installs import DEFAULT_GRANTS
+from runnerwsgi.manifest import DEFAULT_GRANTS
 from runnerwsgi.settings import Settings
 
 CANARY = "canary-91ab"

@@ -454,3 +454,11 @@ def test_settings_that_cannot_be(tmp_path, env, complaint):
     done = failing(tmp_path, **env)
     assert done.returncode in (1, 2)
     assert complaint in done.stderr
+
+
+def test_no_database_library_delays_its_start(tmp_path):
+    with runner(tmp_path, PYTHONPROFILEIMPORTTIME="1") as server:
+        server.stop()
+        loaded = {line.split("|")[-1].strip() for line in server.said}
+    assert "runnerwsgi_wasm.engine" in loaded
+    assert not {"sqlalchemy", "psycopg", "redis"} & loaded
