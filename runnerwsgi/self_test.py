@@ -15,6 +15,7 @@ from .protocol import Health
 
 if TYPE_CHECKING:
     from .gateway import Gateway
+    from .idempotency.watch import KeyWatch
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,16 @@ class SelfTest:
     Args:
         gateway: whose backend is looked at.
         every: seconds between two looks.
+        keys: looks at the store of idempotency keys, beside this and in threads of its own: a
+            store that hangs delays neither the canary nor readiness.
     """
 
-    def __init__(self, gateway: Gateway, every: float = EVERY_SECONDS) -> None:
+    def __init__(
+        self, gateway: Gateway, every: float = EVERY_SECONDS, keys: KeyWatch | None = None
+    ) -> None:
         self.gateway = gateway
         self.every = every
+        self._keys = keys
         self.plugins: Mapping[str, Any] = {}
         self._health = _NOT_YET
         self._failed = True
@@ -65,20 +71,25 @@ class SelfTest:
                 self._began = time.monotonic()
                 self._pid = os.getpid()
                 threading.Thread(target=self._run, name="runnerwsgi-test", daemon=True).start()
+                if self._keys:
+                    self._keys.start()
 
     def close(self) -> None:
         """Look no more."""
         self._closed.set()
+        if self._keys:
+            self._keys.close()
 
     def health(self) -> Health:
         """What was found last."""
+        found = self._health
         if self.hangs:
-            return Health("unavailable", {**self._health.checks, "self-test": "it hangs"})
-        return self._health
+            found = Health("unavailable", {**found.checks, "self-test": "it hangs"})
+        return self._keys.judged(found) if self._keys else found
 
     @property
     def ready(self) -> bool:
-        """Whether the runner can execute."""
+        """Whether the runner can execute, be it only what needs no key."""
         return self.health().status != "unavailable"
 
     @property

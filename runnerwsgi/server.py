@@ -36,6 +36,7 @@ from .errors import (
 )
 from .gateway import Gateway
 from .idempotency import Ended, Once, open_keys
+from .idempotency.watch import KeyWatch
 from .logs import emit, emit_call
 from .protocol import ExecuteResponse, UiAsset
 from .self_test import EVERY_SECONDS, SelfTest
@@ -113,11 +114,12 @@ class RunnerServer:
         self.settings = settings = settings or Settings()
         self.token = token
         self._asking = AskingBack(settings)
-        self.once = Once(open_keys(settings), settings.idempotency_ttl_s)
+        keys = open_keys(settings)
+        self.once = Once(keys, settings.idempotency_ttl_s)
         self._about_us = [MARK, ("X-Runner-Idempotency", self.once.scope)]
         if revision:
             self._about_us.append(("X-Runner-Revision", sendable(revision)))
-        self.test = SelfTest(gateway, every)
+        self.test = SelfTest(gateway, every, KeyWatch(keys, every))
         self.bulkhead = Bulkhead(settings.slots, settings.slots_per_extension)
         reserved = settings.threads - settings.slots
         self._file_slots = threading.BoundedSemaphore(max(1, reserved - FOR_HEALTH))
