@@ -26,6 +26,7 @@ from .errors import (
     StorageError,
 )
 from .origins import parse_http_url
+from .retries import ONCE
 from .upstream import DIRECT, Answer, Route, RoutedUrl, Upstream, sendable
 
 if TYPE_CHECKING:
@@ -201,10 +202,8 @@ class Remotes:
 
         with self._turns.one(timeout):
             try:
-                if route.retries:
-                    answer = route.retries.run(fetch, deadline=deadline, again=lambda: True)
-                else:
-                    answer = fetch(0)
+                tries = route.retries or ONCE
+                answer = tries.run(fetch, deadline=deadline, again=lambda: True)
             except OutcomeUnknown as exc:
                 raise BadRunnerResponse(f"no answer for a UI file: {exc}") from exc
         return answer.status, answer.body

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from . import paths, wire
 from .errors import (
-    BackendStarting,
-    BackendUnreachable,
     BadRunnerResponse,
     ConfigurationError,
     DeadlineExceeded,
@@ -31,6 +29,7 @@ from .protocol import (
     UiAsset,
     WarmUp,
 )
+from .retries import Patience
 from .runner_answers import LastAnswer, check, last_answer, waited
 from .runner_state import Kind, RunnerState, kind_of, state_after, state_of
 from .upstream import DIRECT, MARKER, Answer, Route, RoutedUrl, Upstream, sendable
@@ -50,7 +49,6 @@ MARGIN_MS = 200
 ENVELOPE_ROOM = 1 << 20
 MAX_STATE_BYTES = 256 * 1024
 PROBE_SECONDS = 2.0
-PAUSE_SECONDS = 0.1
 READINESS = "/health/readiness"
 ALGA_TICK_MS = 10
 
@@ -78,7 +76,7 @@ class RunnerClient:
             behind a door that opens before the runner does, such as a published port.
         patience: seconds after its last answer in which a runner that is gone is waited for, as
             one that restarts is. Nothing was executed then, and a call waits for no longer than
-            its own time.
+            its own time. Where the route has retries, those alone are made.
         reserve_ms: the part of each call's time that the runner is not given, for what has to
             happen before it begins, such as its own start.
 
@@ -121,8 +119,7 @@ class RunnerClient:
         self._watch = Upstream(self.origin, idle=1, route=route)
         lost = RunnerState("silent", "the look at the runner failed")
         self._latest = Latest(self.probe, lost=lost)
-        self._patience = patience
-        self._answered_at = -math.inf
+        self._tries = route.retries or Patience(patience)
         self._reserve_ms = reserve_ms
         self.last_answer: LastAnswer | None = None
 
@@ -134,16 +131,12 @@ class RunnerClient:
                 protocol; what the guest did wrong is the response's ``outcome``.
         """
         deadline = time.monotonic() + request.limits.timeout_ms / 1000
-        retries = self.route.retries
-        if retries is None:
-            return self._execute_patiently(request, deadline)
-        return retries.run(
+        context = request.context
+        return self._tries.run(
             lambda number: self._execute(request, deadline, fresh=number > 0),
             deadline=deadline,
             again=lambda: self._may_repeat(request),
-            on_failure=lambda *failure: _tell_failure(
-                request.context.request_id, request.context.extension_id, *failure
-            ),
+            on_failure=partial(_tell_failure, context.request_id, context.extension_id),
         )
 
     def _may_repeat(self, request: ExecuteRequest) -> bool:
@@ -153,19 +146,7 @@ class RunnerClient:
         last = self.last_answer
         return request.idempotency_key is not None and last is not None and last.keeps_keys
 
-    def _execute_patiently(self, request: ExecuteRequest, deadline: float) -> ExecuteResponse:
-        while True:
-            try:
-                return self._execute(request, deadline)
-            except (BackendUnreachable, BackendStarting):
-                until = min(self._answered_at + self._patience, deadline - PAUSE_SECONDS)
-                if time.monotonic() + PAUSE_SECONDS > until:
-                    raise
-                time.sleep(PAUSE_SECONDS)
-
-    def _execute(
-        self, request: ExecuteRequest, deadline: float, *, fresh: bool = False
-    ) -> ExecuteResponse:
+    def _execute(self, request: ExecuteRequest, deadline: float, *, fresh: bool) -> ExecuteResponse:
         started = time.monotonic()
         left_ms = max(1, round((deadline - started) * 1000))
         # Half of the time stays the guest's, however little there is.
@@ -180,7 +161,6 @@ class RunnerClient:
         self.route.check(answer)
         self.last_answer = last_answer(answer)
         self._check(answer)
-        self._answered_at = time.monotonic()
         response = self._response(answer)
         # Its words go into our log, and it may be quoting what it was sent.
         response = _without(self._token.current(), response)
@@ -232,17 +212,14 @@ class RunnerClient:
             RunnerError: the runner could not be asked.
         """
         deadline = time.monotonic() + timeout
-        retries = self.route.retries
-        if retries is None:
-            return self._warm_up(bundle, timeout)
-        return retries.run(
+        return self._tries.run(
             lambda number: self._warm_up(bundle, deadline - time.monotonic(), fresh=number > 0),
             deadline=deadline,
             again=lambda: True,
-            on_failure=lambda *failure: _tell_failure(None, bundle.extension_id, *failure),
+            on_failure=partial(_tell_failure, None, bundle.extension_id),
         )
 
-    def _warm_up(self, bundle: Bundle, timeout: float, *, fresh: bool = False) -> WarmUp:
+    def _warm_up(self, bundle: Bundle, timeout: float, *, fresh: bool) -> WarmUp:
         body = json.dumps(
             {
                 "tenant_id": bundle.tenant_id,

@@ -32,7 +32,7 @@ from .protocol import (
     HttpRequest,
     Limits,
 )
-from .retries import OF_THE_WAY, waits
+from .retries import OF_THE_WAY, tried, while_running
 from .wsgi import Response, guest_response, read_body
 
 if TYPE_CHECKING:
@@ -155,15 +155,12 @@ class Handlers:
         the one to wait for, for a moment: its process may be gone.
         """
         deadline = time.monotonic() + request.limits.timeout_ms / 1000
-        waiting = waits(deadline)
-        while True:
-            try:
-                return self.gateway.execute(_until(deadline, request))
-            except IdempotencyInFlight as exc:
-                pause = next(waiting, None)
-                if pause is None:
-                    raise OutcomeUnknown(f"the call was sent twice on its way: {exc}") from exc
-                time.sleep(pause)
+        try:
+            return tried(
+                lambda _: self.gateway.execute(_until(deadline, request)), while_running(deadline)
+            )
+        except IdempotencyInFlight as exc:
+            raise OutcomeUnknown(f"the call was sent twice on its way: {exc}") from exc
 
     def _request(
         self,

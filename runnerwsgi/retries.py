@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import random
@@ -11,9 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from .errors import (
+    BackendStarting,
     BackendUnreachable,
     DeadlineExceeded,
     IdempotencyInFlight,
@@ -24,6 +25,8 @@ from .errors import (
 )
 
 T = TypeVar("T")
+PauseAfter = Callable[[RunnerError, int], float | None]
+OnFailure = Callable[[RunnerError, int, float | None], None]
 
 # What a runner did not say, or said of this moment only.
 OF_THE_WAY = (BackendUnreachable, OutcomeUnknown, Refused)
@@ -32,6 +35,8 @@ MOST = 2
 SHARE = 0.2
 # The longest before the second try; before the third it is twice as long.
 PAUSE_SECONDS = 0.1
+# Between tries of a peer that is away for a moment.
+AWAY_SECONDS = 0.1
 # Between looks at a call that runs already. Three seconds in all: of one whose process was killed
 # nobody will ever hear more, and whoever waits holds a thread of the host's.
 WAITS = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -193,6 +198,40 @@ def _failed(exc: RunnerError, took: float) -> bool | None:
     return None if isinstance(exc, Refused) else False
 
 
+def tried(attempt: Callable[[int], T], pause_after: PauseAfter) -> T:
+    """What *attempt* returns, the first time that it does.
+
+    Args:
+        attempt: makes one try; gets its number, from 0.
+        pause_after: gets the error of a try, and its number; says how many seconds later the
+            next one begins, or None where there is none.
+
+    Raises:
+        RunnerError: of the last try.
+    """
+    number = 0
+    while True:
+        try:
+            return attempt(number)
+        except RunnerError as exc:
+            pause = pause_after(exc, number)
+            if pause is None:
+                raise
+        time.sleep(pause)
+        number += 1
+
+
+def while_running(deadline: float) -> PauseAfter:
+    """For :func:`tried`: looks again at a call that runs already, as long as there is time."""
+    waits = iter(WAITS)
+
+    def pause_after(exc: RunnerError, number: int) -> float | None:
+        pause = next(waits, None) if isinstance(exc, IdempotencyInFlight) else None
+        return pause if pause and time.monotonic() + pause < deadline else None
+
+    return pause_after
+
+
 class Retries:
     """Tries again what may be tried again, inside the time of one call.
 
@@ -215,9 +254,7 @@ class Retries:
         *,
         deadline: float,
         again: Callable[[], bool],
-        on_failure: Callable[[RunnerError, int, float | None], None] = lambda exc, number, pause: (
-            None
-        ),
+        on_failure: OnFailure = lambda *failure: None,
     ) -> T:
         """What *attempt* returns, the first time that it does.
 
@@ -233,48 +270,98 @@ class Retries:
                 then no later failure says what became of the call.
         """
         self._saved = min(SAVINGS, self._saved + SHARE)
-        unknown: OutcomeUnknown | None = None
-        waiting = waits(deadline)
-        failures = 0
-        for number in itertools.count():
-            try:
-                with self.breaker.watching():
-                    return attempt(number)
-            except RunnerError as exc:
-                unknown = exc if isinstance(exc, OutcomeUnknown) else unknown
-                pause = None
-                if unknown and isinstance(exc, IdempotencyInFlight):
-                    # An earlier try still runs: no failure, but the wait for its answer.
-                    pause = next(waiting, None)
-                else:
-                    if _may_help(exc, again):
-                        pause = self._pause(failures, deadline)
-                    failures += 1
-                    if isinstance(exc, OF_THE_WAY):
-                        on_failure(exc, number, pause)
-                if pause is None:
-                    raise (unknown or exc) from exc.__cause__
-                time.sleep(pause)
-        raise AssertionError("the last try neither returned nor raised")
+        failures = _Failures(self, again, on_failure, deadline, while_running(deadline))
+
+        def watched(number: int) -> T:
+            with self.breaker.watching():
+                return attempt(number)
+
+        try:
+            return tried(watched, failures.pause_after)
+        except RunnerError as exc:
+            raise (failures.unknown or exc) from exc.__cause__
 
     def _pause(self, failures: int, deadline: float) -> float | None:
-        """Seconds until the next try; None where there is none."""
-        if failures == MOST or self._saved < 1 or self.breaker.is_open:
+        """Seconds until a call that failed so often is tried again; None where it is not."""
+        if failures > MOST or self._saved < 1 or self.breaker.is_open:
             return None
         # Full jitter: callers that failed together do not come back together.
-        pause = random.uniform(0, PAUSE_SECONDS * 2**failures)  # noqa: S311 # no secret hangs on it
+        pause = random.uniform(0, PAUSE_SECONDS * 2 ** (failures - 1))  # noqa: S311 # no secret hangs on it
         if time.monotonic() + pause >= deadline:
             return None
         self._saved -= 1
         return pause
 
 
-def waits(deadline: float) -> Iterator[float]:
-    """Seconds between looks at a call that runs already, as long as there is time for them."""
-    for pause in WAITS:
-        if time.monotonic() + pause >= deadline:
-            return
-        yield pause
+@dataclass(slots=True)
+class _Failures:
+    """What one call has met so far, and when it is tried again after that.
+
+    Attributes:
+        unknown: the last try that may have been executed.
+    """
+
+    retries: Retries
+    again: Callable[[], bool]
+    on_failure: OnFailure
+    deadline: float
+    while_running: PauseAfter
+    unknown: OutcomeUnknown | None = None
+    count: int = 0
+
+    def pause_after(self, exc: RunnerError, number: int) -> float | None:
+        """Seconds until the next try; None where there is none."""
+        if isinstance(exc, OutcomeUnknown):
+            self.unknown = exc
+        if self.unknown and isinstance(exc, IdempotencyInFlight):
+            # An earlier try still runs: no failure, but the wait for its answer.
+            return self.while_running(exc, number)
+        pause = self._pause(exc)
+        if isinstance(exc, OF_THE_WAY):
+            self.on_failure(exc, number, pause)
+        return pause
+
+    def _pause(self, exc: RunnerError) -> float | None:
+        if not _may_help(exc, self.again):
+            return None
+        self.count += 1
+        return self.retries._pause(self.count, self.deadline)
+
+
+class Patience:
+    """Waits for a peer that answered a moment ago, as one that restarts is waited for.
+
+    Where it takes no connection, or says that it only starts, nothing was executed: then it is
+    tried every 0.1 seconds. Nothing else is tried again, and where it has been away for longer
+    than the patience lasts, every call hears so at once.
+
+    Example::
+
+        Patience(10.0).run(send, deadline=time.monotonic() + 30)
+
+    Args:
+        seconds: after the last answer in which the peer is waited for.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._answered_at = -math.inf
+
+    def run(self, attempt: Callable[[int], T], *, deadline: float, **_: object) -> T:
+        """As :meth:`Retries.run`, whose other arguments make no difference here."""
+        answer = tried(attempt, lambda exc, _: self._pause(exc, deadline))
+        self._answered_at = time.monotonic()
+        return answer
+
+    def _pause(self, exc: RunnerError, deadline: float) -> float | None:
+        if not isinstance(exc, BackendUnreachable | BackendStarting):
+            return None
+        until = min(self._answered_at + self._seconds, deadline - AWAY_SECONDS)
+        return AWAY_SECONDS if time.monotonic() + AWAY_SECONDS <= until else None
+
+
+# One try, and its error as it is.
+ONCE = Patience(0.0)
 
 
 def _may_help(exc: RunnerError, again: Callable[[], bool]) -> bool:

@@ -551,13 +551,22 @@ def test_a_runner_that_answered_a_moment_ago_is_waited_for(tmp_path):
     assert answers[0].body == b"two"
 
 
-def test_a_runner_that_stays_away_costs_no_more_than_the_calls_time_and_then_nothing():
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda client: client.execute(call(timeout_ms=400)), id="a call"),
+        pytest.param(
+            lambda client: client.warm_up(Bundle("acme", "demo.notes", HASH), 0.4), id="a warm-up"
+        ),
+    ],
+)
+def test_a_runner_that_stays_away_costs_no_more_than_the_calls_time_and_then_nothing(ask):
     with peer(always(ENVELOPE)) as server:
         client = client_to(server.url, patience=1.0)
         client.execute(call())
     started = time.monotonic()
     with pytest.raises(BackendUnreachable):
-        client.execute(call(timeout_ms=400))
+        ask(client)
     assert 0.2 < time.monotonic() - started < 2
     time.sleep(1)
     started = time.monotonic()
