@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import IO, TYPE_CHECKING, Literal, Protocol, Self, runtime_checkable
 from urllib.parse import quote
 
 from ._version import __version__
@@ -200,28 +200,31 @@ class Upstream:
             BadRunnerResponse: the answer is broken, encoded or too long.
         """
         deadline = time.monotonic() + timeout
-        block = self._block(headers, body)
+        request = _Request(method, target, self._block(headers, body), body, deadline)
         again = method in ("GET", "HEAD") if repeatable is None else repeatable
-        connection: _Connection | None = None
         try:
-            connection = (None if fresh else self._take()) or self._open(deadline)
-            try:
-                response = connection.ask(method, target, block, body, deadline)
-            except _Stale as stale:
-                connection.close()
-                if not (connection.uses and (again or not stale.sent)):
-                    raise
-                connection = None
-                connection = self._open(deadline)
-                response = connection.ask(method, target, block, body, deadline)
+            connection, response = self._ask(request, again=again, fresh=fresh)
             return self._finish(connection, response, max_bytes)
         except TimeoutError as exc:
-            phase = connection.phase if connection else "connect"
-            text = _TIMEOUT_WORDS.format(timeout, phase, f"upstream={self.place}")
+            text = _TIMEOUT_WORDS.format(timeout, request.phase, f"upstream={self.place}")
             # A server that has not seen the end of a request does not execute it.
-            raise DeadlineExceeded(text, sent=phase == "read") from exc
+            raise DeadlineExceeded(text, sent=request.phase == "read") from exc
         except _Stale as exc:
             raise self._lost(exc) from exc
+
+    def _ask(
+        self, request: _Request, *, again: bool, fresh: bool
+    ) -> tuple[_Connection, http.client.HTTPResponse]:
+        """The head of the answer, and whence its body comes."""
+        connection = (None if fresh else self._take()) or self._open(request.deadline)
+        try:
+            return connection, connection.ask(request)
+        except _Stale as stale:
+            if not (connection.uses and (again or not stale.sent)):
+                raise
+        request.phase = "connect"
+        connection = self._open(request.deadline)
+        return connection, connection.ask(request)
 
     def close(self) -> None:
         """Close the idle connections, and keep no other: exchanges may still be under way."""
@@ -246,7 +249,8 @@ class Upstream:
 
     def _greet(self, connection: _Connection, target: str, deadline: float) -> None:
         try:
-            response = connection.ask("GET", target, self._block((), None), None, deadline)
+            request = _Request("GET", target, self._block((), None), None, deadline)
+            response = connection.ask(request)
             fields = _checked_head(response)
             _body(response, MAX_BLOCK_BYTES)
         except TimeoutError:
@@ -351,42 +355,46 @@ class _Stale(Exception):
         self.broken = broken
 
 
+@dataclass(slots=True)
+class _Request:
+    """What is sent, until when an answer counts, and what is being done for it."""
+
+    method: str
+    target: str
+    block: Sequence[tuple[str, str]]
+    body: bytes | None
+    deadline: float
+    phase: Literal["connect", "send", "read"] = "connect"
+
+
 class _Connection:
-    """A connected socket, how often it was used, and whether it sends or reads."""
+    """A connected socket, and how often it was used."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.uses = 0
-        self.phase = "send"
         self.timed = TimedSocket(sock, 0)
         self._rested_at = 0.0
 
-    def ask(
-        self,
-        method: str,
-        target: str,
-        block: Sequence[tuple[str, str]],
-        body: bytes | None,
-        deadline: float,
-    ) -> http.client.HTTPResponse:
+    def ask(self, request: _Request) -> http.client.HTTPResponse:
         """Send a request, read the head of its answer.
 
         Raises:
             _Stale: the connection was lost before that.
             TimeoutError: the deadline is over; the connection is closed.
         """
-        self.timed, self.phase = TimedSocket(self.sock, deadline), "send"
+        self.timed, request.phase = TimedSocket(self.sock, request.deadline), "send"
         sender = http.client.HTTPConnection("upstream")
         sender.auto_open = 0
         sender.sock = self.timed
         try:
             try:
-                self._send(sender, method, target, block, body)
+                self._send(sender, request)
             except _Stale as stale:
                 return self._early(sender, stale)
-            self.phase = "read"
+            request.phase = "read"
             response = self._head(sender)
-            if body and response.status >= 400:
+            if request.body and response.status >= 400:
                 # It may be refused unread: then the connection ends, and nobody says so before.
                 response.will_close = True
             return response
@@ -404,18 +412,14 @@ class _Connection:
         return response
 
     @staticmethod
-    def _send(
-        sender: http.client.HTTPConnection,
-        method: str,
-        target: str,
-        block: Sequence[tuple[str, str]],
-        body: bytes | None,
-    ) -> None:
+    def _send(sender: http.client.HTTPConnection, request: _Request) -> None:
         try:
-            sender.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-            for name, value in block:
+            sender.putrequest(
+                request.method, request.target, skip_host=True, skip_accept_encoding=True
+            )
+            for name, value in request.block:
                 sender.putheader(name, value)
-            sender.endheaders(body)
+            sender.endheaders(request.body)
         except TimeoutError:
             raise
         except OSError as exc:
