@@ -59,6 +59,7 @@ def test_keys_in_memory_cannot_fail_and_are_not_looked_at(rig):
     assert "keys" not in rig("memory:").send("GET", "/healthz").json["checks"]
 
 
+@pytest.mark.redis
 def test_a_look_leaves_nothing_in_the_store(redis_server, rig):
     judged(rig(redis_server.new_store(), every=0.01), has_looked)
     with redis_server.client() as client:

@@ -234,7 +234,11 @@ def _standing(name: str, terms: Terms, *, yes: bool) -> str:
 
 
 def _warm_up(gateway: Gateway, bundle: Bundle) -> WarmUp:
-    with output.working("Making it ready"):
+    waits_for = (
+        f"the backend {gateway.backend_name} to fetch and compile it; where its runner does not "
+        "run yet, that has to start first"
+    )
+    with output.working("Making it ready", waits_for):
         try:
             return gateway.warm_up(bundle)
         except BundleUnavailable as exc:  # its advice, to install again, is for callers

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 # Their messages say what was found; what it means and what to do is their class's.
 _SHORT = (RequestError, Refused, IdentityUnavailable)
+# Who waits for longer is told what for.
+PATIENCE_SECONDS = 3.0
 # Words that a column may hold, and how they look on a terminal.
 _PIPE_WIDTH = 4096
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red bold", "yes": "green", "no": "yellow"}
@@ -96,10 +100,15 @@ def fault(text: str) -> None:
 
 
 @contextmanager
-def working(text: str) -> Iterator[Callable[[str], None]]:
+def working(text: str, waits_for: str = "") -> Iterator[Callable[[str], None]]:
     """Show on stderr that something takes its time: a spinner, or one line in a pipe.
 
     What it gives is told how far one is, and shows that beside the spinner.
+
+    Args:
+        text: what is done.
+        waits_for: what keeps it, told in a line of its own once it takes three seconds; what
+            came of the waiting is then told in another one.
     """
     from rich.console import Console
     from rich.text import Text
@@ -107,11 +116,40 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
     terminal = Console(stderr=True, highlight=False, markup=False)
     if not terminal.is_terminal:
         note(f"{text} …")
-        yield lambda detail: None
+        with _patience(waits_for, note):
+            yield lambda detail: None
         return
-    with terminal.status(Text(f"{text} …")) as status:
+    with (
+        terminal.status(Text(f"{text} …")) as status,
+        # Above the spinner, and there to stay.
+        _patience(waits_for, lambda line: terminal.print(Text(line))),
+    ):
         room = max(0, terminal.width - len(text) - 6)
         yield lambda detail: status.update(Text(f"{text} … {visible(detail)[:room]}"))
+
+
+@contextmanager
+def _patience(waits_for: str, tell: Callable[[str], None]) -> Iterator[None]:
+    if not waits_for:
+        yield
+        return
+    began, told, came = time.monotonic(), threading.Event(), "Gave up"
+
+    def say_so() -> None:
+        told.set()
+        tell(f"Waiting for {waits_for} …")
+
+    timer = threading.Timer(PATIENCE_SECONDS, say_so)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        came = "Done"
+    finally:
+        timer.cancel()
+        timer.join()
+        if told.is_set():
+            tell(f"{came} after {time.monotonic() - began:.1f} s.")
 
 
 def visible(text: str) -> str:

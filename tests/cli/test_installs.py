@@ -3,15 +3,27 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
-from contextlib import closing
+import time
+from contextlib import ExitStack, closing, suppress
 
 import pytest
+from peers import peer
 
 from runnerwsgi.installs import Installs
 from runnerwsgi.settings import Settings
 
+READY = (
+    b"HTTP/1.1 200 OK\r\nX-Runner: runnerwsgi/1\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 29\r\n\r\n{"compiled": true, "ms": 900}'
+)
+REFUSED = (
+    b"HTTP/1.1 502 Bad Gateway\r\nX-Runner: runnerwsgi/1\r\n"
+    b"Content-Type: application/problem+json\r\n"
+    b'Content-Length: 29\r\n\r\n{"code":"bundle-unavailable"}'
+)
 SECRET = "correct-horse-battery"
 
 
@@ -184,6 +196,72 @@ class TestGrants:
         assert b"Grant what it asks for?" in said
         assert process.returncode == status
         assert ["cap:storage.kv" in one["grants"] for one in stored(run)] == granted
+
+
+class TestWaiting:
+    """A runner that takes its time to make an extension ready."""
+
+    @pytest.fixture
+    def far(self, hello, monkeypatch):
+        """Have the runner be one that answers so: ``far(b"HTTP/1.1 200 …")``."""
+        with ExitStack() as stack:
+
+            def make(answer):
+                def script(talk):
+                    while talk.request():
+                        time.sleep(1)
+                        talk.send(answer)
+
+                monkeypatch.setenv("RUNNER_BACKEND", "docker")
+                monkeypatch.setenv("RUNNER_DOCKER_HOST", stack.enter_context(peer(script)).url)
+                monkeypatch.setattr("runnerwsgi.cli.output.PATIENCE_SECONDS", 0.2)
+
+            yield make
+
+    def test_who_waits_is_told_what_for_and_what_came_of_it(self, run, far):
+        far(READY)
+        said = run("install", "hello", "--json")
+        assert said.exit_code == 0, said.stderr
+        lines = said.stderr.splitlines()
+        _, second, third = lines[lines.index("Making it ready …") :][:3]
+        assert second.startswith("Waiting for the backend docker to fetch and compile it; where")
+        assert re.fullmatch(r"Done after \d+\.\d s\.", third)
+        assert json.loads(said.stdout)["warm_up_ms"] == 900
+
+    def test_a_wait_in_vain_is_told_before_the_reason(self, run, far):
+        far(REFUSED)
+        said = run("install", "hello")
+        assert said.exit_code == 1
+        *_, gave_up, reason = said.stderr.splitlines()
+        assert re.fullmatch(r"Gave up after \d+\.\d s\.", gave_up)
+        assert reason.startswith("error: ")
+        assert stored(run) == []
+
+    def test_on_a_terminal_the_lines_stay_above_the_spinner(self, far):
+        far(READY)
+        patient = "from runnerwsgi.cli import main, output; output.PATIENCE_SECONDS = 0.2; main()"
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-c", patient, "install", "hello", "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "300"},
+        )
+        told, _ = process.communicate(timeout=60)
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # as Linux says that the other end is closed
+            while part := os.read(ours, 4096):
+                said += part
+        os.close(ours)
+        said = said.decode()
+        assert json.loads(told)["warm_up_ms"] == 900
+        waiting, done = said.index("Waiting for the backend docker"), said.index("Done after")
+        assert said.index("Making it ready") < waiting < done
+
+    def test_who_need_not_wait_is_told_nothing_more(self, run, hello):
+        assert run("install", "hello").stderr.endswith("Making it ready …\n")
 
 
 class TestConfig:
