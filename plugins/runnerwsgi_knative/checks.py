@@ -12,6 +12,7 @@ from runnerwsgi.protocol import Finding
 from runnerwsgi.stores import is_remote
 
 from . import agreement, layers
+from . import state as states
 from .kubernetes.problems import ADVICE
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # What a look takes beside the start of a pod.
 LOOK_SECONDS = 2.0
 PLACE_SECONDS = 6.0
+# What fails to give a service its address, and has told so.
+_ADDRESSED_BY = ("kubernetes", "tag")
 _LOOPBACK = re.compile(r"https?://(?:localhost|127\.[0-9.]+|\[::1\])(?::|$)", re.IGNORECASE)
 
 
@@ -56,9 +59,11 @@ def findings(setup: Setup) -> Iterator[Finding]:
     try:
         client = setup.place.client(PLACE_SECONDS)
     except BackendUnreachable as exc:
-        fix = "mend what keeps Kubernetes from telling the address, or set RUNNER_BASE_URL."
-        yield Finding("fail", "runner", str(exc), fix)
-        yield from deployed(setup, None)
+        found = list(deployed(setup, None))
+        yield from found
+        if not any(one.state == "fail" and one.what in _ADDRESSED_BY for one in found):
+            fix = "mend what keeps Kubernetes from telling the address, or set RUNNER_BASE_URL."
+            yield Finding("fail", "runner", str(exc), fix)
         return
     state = client.probe(LOOK_SECONDS + setup.cold_start_ms / 1000)
     yield from proxy(setup, client)
@@ -191,9 +196,12 @@ def deployed(setup: Setup, slots: object) -> Iterator[Finding]:
         yield Finding("ok", "kubernetes", text)
         return
     sight = setup.control.look()
-    yield _of_state(sight.state)
     if not sight.service:
+        yield _of_state(sight.state)
         return
+    # A Service that is there and counts as absent lacks the tag, which has a finding of its own.
+    lacks_tag = sight.state.word == "absent"
+    yield _of_state(states.of(sight.service, sight.revisions) if lacks_tag else sight.state)
     wanted = agreement.Wanted(
         host=_asked_host(setup),
         tag=setup.tag,

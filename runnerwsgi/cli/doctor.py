@@ -8,6 +8,7 @@ import platform
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import click
 from runnerwsgi import discovery
 from runnerwsgi.errors import RunnerError
 from runnerwsgi.gateway import Gateway
+from runnerwsgi.installs import Installs
 from runnerwsgi.protocol import Bundle, Finding
 from runnerwsgi.settings import SETTINGS, Settings, warn_of_unknown
 from runnerwsgi.stores import open_store
@@ -27,12 +29,11 @@ from runnerwsgi.stores import open_store
 from . import output
 from .about import faults_of, plugin_tables, values_of
 from .command import Command, json_option, quiet_logs, wants_json
-from .installs import installs_of
 from .serve import DEFAULT_THREADS
 from .switch import switches_of
 
 if TYPE_CHECKING:
-    from runnerwsgi.installs import Install, Installs
+    from runnerwsgi.installs import Install
     from runnerwsgi.stores import Store
 
 LOW_DISK = 500 * 2**20
@@ -40,11 +41,20 @@ LOW_DISK = 500 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the checks look at."""
+    """What the checks look at.
+
+    Attributes:
+        no_home: why no data folder can be used; empty where one can.
+    """
 
     settings: Settings
     host: str
     port: int
+    no_home: str = ""
+
+    def is_told(self, folder: Path) -> bool:
+        """Whether what is wrong with *folder* is told of the data folder, which it is in."""
+        return bool(self.no_home) and folder.is_relative_to(self.settings.home)
 
 
 Check = Callable[[Asked], Iterator[Finding]]
@@ -86,9 +96,10 @@ def examine(host: str, port: int) -> Iterator[Finding]:
     """Run every check; one that fails in an unforeseen way is itself a finding."""
     yield from _environment()
     try:
-        asked = Asked(Settings.from_env(os.environ), host, port)
+        settings = Settings.from_env(os.environ)
     except RunnerError:
         return  # its faults are findings already, and everything else depends on it
+    asked = Asked(settings, host, port, _no_home(settings))
     for check in CHECKS:
         name = check.__name__
         try:
@@ -116,6 +127,18 @@ def _environment() -> Iterator[Finding]:
         yield Finding("ok", "settings", f"{count} of {len(rows)} are set")
 
 
+def _no_home(settings: Settings) -> str:
+    """Make the data folder, as every command does that needs it; or why there can be none."""
+    try:
+        settings.make_home()
+    except RunnerError as exc:
+        reason = exc.__cause__.strerror if isinstance(exc.__cause__, OSError) else str(exc)
+        return f"{settings.home} cannot be made: {reason}"
+    if not os.access(settings.home, os.W_OK | os.X_OK):
+        return f"{settings.home} cannot be written"
+    return ""
+
+
 def backend(asked: Asked) -> Iterator[Finding]:
     """The backend loads, and says how it is; every plugin says what it found."""
     with Gateway.load(asked.settings, os.environ) as gateway:
@@ -130,19 +153,36 @@ def backend(asked: Asked) -> Iterator[Finding]:
         found = f"{gateway.backend_name}: {health.status}"
         yield Finding(states[health.status], "backend", f"{found} ({told})", fix)
         for about in gateway.metadata().values():
-            if cache := about.get("cache_dir"):
-                yield _cache(Path(str(cache)))
+            cache = about.get("cache_dir")
+            if cache and not asked.is_told(folder := Path(str(cache))):
+                yield _cache(folder)
         yield from gateway.findings()
 
 
 def _cache(folder: Path) -> Finding:
     if not folder.exists():
+        if trouble := _never(folder):
+            fix = "name another one: `runnerwsgi env` lists the settings."
+            return Finding("fail", "cache", trouble, fix)
         return Finding("ok", "cache", f"{folder} is made at the first install")
     if folder.stat().st_mode & 0o077 or folder.stat().st_uid != os.geteuid():
         fix = f"make it yours alone: chown it, then chmod 700 {folder}."
         return Finding("fail", "cache", f"{folder} is open to other users", fix)
     used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Finding("ok", "cache", f"{folder}, {output.size(used)}")
+
+
+def _never(folder: Path) -> str:
+    """Why a folder that is not there can never be made; empty where it is there, or can."""
+    if folder.exists():
+        return ""
+    above = next(path for path in folder.parents if path.exists())
+    try:
+        # Done and undone: rights alone do not tell, for root least of all.
+        os.rmdir(tempfile.mkdtemp(dir=above))
+    except OSError as exc:
+        return f"{folder} cannot be made: {exc.strerror}"
+    return ""
 
 
 def switch(asked: Asked) -> Iterator[Finding]:
@@ -155,15 +195,12 @@ def switch(asked: Asked) -> Iterator[Finding]:
 def home(asked: Asked) -> Iterator[Finding]:
     """The data folder is ours, closed to others, and on a disk with room."""
     folder = asked.settings.home
-    if not folder.exists():
-        yield Finding("ok", "home", f"{folder} is made at the first install")
+    if asked.no_home:
+        fix = "chown it, or set RUNNER_HOME to a folder that the gateway's user may write."
+        yield Finding("fail", "home", asked.no_home, fix)
         return
     mode = stat.S_IMODE(folder.stat().st_mode)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        yield Finding(
-            "fail", "home", f"{folder} cannot be written", "chown it, or set RUNNER_HOME."
-        )
-    elif mode & 0o077:
+    if mode & 0o077:
         fix = f"close it: chmod 700 {folder}."
         yield Finding("warn", "home", f"{folder} is open to other users ({mode:o})", fix)
     else:
@@ -175,22 +212,30 @@ def home(asked: Asked) -> Iterator[Finding]:
 
 def database(asked: Asked) -> Iterator[Finding]:
     """The database answers, and every install's bundle and secrets are there."""
-    with installs_of(asked.settings) as known:
+    with closing(Installs.from_settings(asked.settings)) as known:
+        # The name of PostgreSQL's is no path in the data folder.
+        if asked.is_told(Path(known.database.url.database or "")):
+            return
         found = known.list()
         yield Finding(
             "ok", "database", f"{known.database.where}, {output.counted(len(found), 'install')}"
         )
-        yield from _store(asked.settings, known, found)
+        yield from _store(asked, known, found)
 
 
-def _store(settings: Settings, known: Installs, found: Iterable[Install]) -> Iterator[Finding]:
+def _store(asked: Asked, known: Installs, found: Iterable[Install]) -> Iterator[Finding]:
+    fix = "mend that, or correct RUNNER_BUNDLE_STORE."
     try:
-        opened = open_store(settings)
+        opened = open_store(asked.settings)
     except RunnerError as exc:
-        fix = "mend that, or correct RUNNER_BUNDLE_STORE."
         yield Finding("fail", "store", " ".join(output.error_lines(exc)), fix)
         return
     with closing(opened) as store:
+        if asked.is_told(store.root):
+            return
+        if trouble := store.trouble or _never(store.root):
+            yield Finding("fail", "store", trouble, fix)
+            return
         broken = [finding for one in found for finding in _install(one, known, store)]
         yield from broken
         if not broken:
@@ -259,4 +304,4 @@ FIXES = {
     "backend": "mend that, or name another plugin; `runnerwsgi plugins` lists them.",
     "database": "correct RUNNER_DATABASE_URL, or make it reachable and writable.",
 }
-CHECKS: tuple[Check, ...] = (backend, switch, home, database, port, threads, identity)
+CHECKS: tuple[Check, ...] = (home, backend, switch, database, port, threads, identity)

@@ -223,6 +223,55 @@ class TestDoctor:
         assert said.exit_code == 0
         assert f"→ close it: chmod 700 {home}." in said.stdout
 
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            pytest.param("/proc/none/home", "No such file", id="where no folder can be"),
+            pytest.param("/dev/null/home", "Not a directory", id="below a file"),
+        ],
+    )
+    def test_a_home_that_cannot_be_is_told_once(self, run, port, name, reason):
+        said = run("doctor", "--port", port, "--json", env={"RUNNER_HOME": name})
+        assert said.exit_code == 1
+        (found,) = (one for one in self.findings(said) if one["state"] != "ok")
+        assert found["what"] == "home"
+        assert found["found"].startswith(f"{name} cannot be made: {reason}")
+        assert "RUNNER_HOME" in found["fix"]
+        # What would be in there is neither well nor a second failure.
+        assert not self.states(said, "database")
+        assert not self.states(said, "store")
+        assert not self.states(said, "cache")
+
+    @pytest.mark.parametrize(
+        ("setting", "what", "fix"),
+        [
+            ("RUNNER_BUNDLE_STORE", "store", "correct RUNNER_BUNDLE_STORE"),
+            ("RUNNER_WASM_CACHE_DIR", "cache", "`runnerwsgi env` lists"),
+        ],
+        ids=["bundles", "machine code"],
+    )
+    @pytest.mark.parametrize("name", ["/proc/none/at", "/dev/null/at"])
+    def test_a_folder_elsewhere_that_cannot_be(self, run, port, setting, what, fix, name):
+        said = run("doctor", "--port", port, "--json", env={setting: name})
+        assert said.exit_code == 1
+        (found,) = (one for one in self.findings(said) if one["state"] != "ok")
+        assert (found["what"], found["state"]) == (what, "fail")
+        assert found["found"].startswith(f"{name} cannot be made: ")
+        assert fix in found["fix"]
+
+    def test_a_store_that_can_still_be_made_is_well_and_is_not_made(self, run, port, tmp_path):
+        store = tmp_path / "not" / "yet"
+        said = run("doctor", "--port", port, "--json", env={"RUNNER_BUNDLE_STORE": str(store)})
+        assert self.states(said, "store") == ["ok"]
+        assert not store.parent.exists()
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
+
+    def test_a_home_that_is_a_file(self, run, port, tmp_path):
+        (tmp_path / "home").write_text("")
+        said = run("doctor", "--port", port, "--json")
+        (found,) = (one for one in self.findings(said) if one["state"] != "ok")
+        assert "File exists" in found["found"]
+
     def test_a_port_that_is_taken(self, run):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             said = run("doctor", "--port", str(taken.getsockname()[1]), "--json")

@@ -194,3 +194,26 @@ class TestKubernetes:
         status, found = with_api(RUNNER_BASE_URL=None)
         assert (status, found["runner"]["state"]) == (1, "fail")
         assert "is not known" in found["runner"]["found"]
+
+    @pytest.mark.parametrize(
+        "env",
+        [{}, {"RUNNER_BASE_URL": None, "RUNNER_KNATIVE_HOST": None}],
+        ids=["the address is set", "the address is the tag's"],
+    )
+    def test_a_tag_that_is_not_there_is_told_once(self, with_api, env):
+        status, found = with_api(RUNNER_KNATIVE_TAG="next", **env)
+        assert (status, found["tag"]["state"]) == (1, "fail")
+        # The Service itself is well.
+        assert (found["kubernetes"]["state"], found["kubernetes"]["found"]) == (
+            "ok",
+            "active: pods run",
+        )
+        told = [what for what, one in found.items() if "the tag next" in one["found"]]
+        # What the backend says of itself is its health, whatever is looked at besides.
+        assert told == ["backend", "tag"]
+
+    def test_a_service_that_is_not_there_is_told_once(self, with_api, api):
+        api.remove("services", "runner")
+        status, found = with_api(RUNNER_BASE_URL=None, RUNNER_KNATIVE_HOST=None)
+        assert (status, found["kubernetes"]["state"]) == (1, "fail")
+        assert "runner" not in found
