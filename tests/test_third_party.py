@@ -19,9 +19,10 @@ def fresh(tmp_path_factory, wheel):
     folder = tmp_path_factory.mktemp("fresh")
     names = ("pyproject.toml", "README.md", "runnerwsgi_echo.py")
     echo = build_wheel(ECHO, folder / "echo", names)
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv")
     python = folder / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", wheel, f"{echo}[test]")
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    run(*pip, "install", "-q", wheel, f"{echo}[test]")
     return python
 
 

@@ -2,21 +2,23 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from wasm import toolchains
+from wheels import ROOT
 
 
 @contextmanager
 def serving(home, port=0, **env):
     """The address of a shop that keeps everything under *home*; *env* are further variables."""
-    env = os.environ | {"RUNNER_BACKEND": "wasm", "RUNNER_HOME": str(home)} | env
-    notes = shutil.copytree(ROOT / "examples/extensions/notes-panel", home / "notes-panel")
+    own = {"RUNNER_BACKEND": "wasm", "RUNNER_HOME": str(home)}
+    own["RUNNER_WASM_CACHE_DIR"] = str(toolchains.BUILT / "code")
+    env = os.environ | own | env
+    notes = toolchains.notes(home / "notes-panel")
     install = [Path(sys.executable).with_name("runnerwsgi"), "install", notes, "--yes"]
     subprocess.run([*install, "--config", "greeting=Welcome back"], env=env, check=True)
     serve = [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", "app:application"]

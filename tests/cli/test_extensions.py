@@ -5,6 +5,7 @@ import re
 from contextlib import closing
 
 import pytest
+from wasm import toolchains
 from werkzeug.test import Client
 
 from runnerwsgi import Principal, RunnerMiddleware, bundles
@@ -185,10 +186,18 @@ class TestPack:
         assert "$.version" in said.stderr
 
 
+@pytest.fixture
+def fetched(tmp_path):
+    """Where the home keeps the toolchains that it fetches: with those of all the tests."""
+    toolchains.FETCHED.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "home").mkdir(mode=0o700)
+    (tmp_path / "home" / "toolchains").symlink_to(toolchains.FETCHED)
+
+
 @pytest.mark.toolchain
 @pytest.mark.slow
 @pytest.mark.parametrize("template", ["python", "javascript"])
-def test_a_new_extension_answers(run, folder, template):
+def test_a_new_extension_answers(run, folder, fetched, template):
     run("new", "extension", "hello", "--template", template)
     said = run("install", "hello", "--config", "greeting=Welcome")
     assert said.exit_code == 0, said.stderr

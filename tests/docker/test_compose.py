@@ -14,10 +14,16 @@ import jsonschema
 import pytest
 import yaml
 from boxes import free_port
+from wasm import toolchains
 from wheels import ROOT
 
 # Debian's docker-compose brings the Compose Specification's schema.
 SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
+# Docker looks at a container's health when one interval has passed, and the application waits.
+OFTEN = """
+services:
+  extension-runner: {healthcheck: {interval: 1s}}
+"""
 DRIVE = """
 import sys
 from demo_check import drive
@@ -66,6 +72,7 @@ def project(box):
 @pytest.fixture
 def up(project, engine, recipe):
     """The project with its application, both running."""
+    (project.folder / "compose.override.yaml").write_text(OFTEN)
     shutil.copytree(ROOT / "examples" / "flask_app", project.folder / "application")
     wheels = project.folder / "application" / "wheels"
     pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
@@ -74,11 +81,8 @@ def up(project, engine, recipe):
     shutil.copytree(recipe.wheels, wheels, dirs_exist_ok=True)
     # Where the container finds it, too.
     bundle = project.box.home / "notes.bundle"
-    notes = project.folder / "notes-panel"
-    shutil.copytree(ROOT / "examples" / "extensions" / "notes-panel", notes)
-    for command in (("build", notes), ("pack", notes, "--output", bundle)):
-        done = project.box.type(*command)
-        assert done.exit_code == 0, done.output
+    done = project.box.type("pack", toolchains.notes(project.folder / "notes"), "--output", bundle)
+    assert done.exit_code == 0, done.output
     arguments = {"RUNNER": recipe.tag, "PIP_NO_INDEX": "1"}
     options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
     folder = str(project.folder / "application")

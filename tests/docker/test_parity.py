@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,6 @@ import mirror
 import pytest
 from containers import container
 from wasm import toolchains
-from wheels import ROOT
-
-NOTES = ROOT / "examples" / "extensions" / "notes-panel"
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +43,7 @@ def test_a_container_answers_as_the_process_does(run):
 @pytest.mark.slow
 @pytest.mark.toolchain
 def test_so_it_does_for_the_example_which_keeps_its_notes_at_the_gateway(run, tmp_path):
-    notes = shutil.copytree(NOTES, tmp_path / "notes")
-    (notes / "dist").mkdir(exist_ok=True)
-    (notes / "dist" / "main.wasm").write_bytes(toolchains.python_guest(NOTES / "src" / "app.py"))
+    notes = toolchains.notes(tmp_path / "notes")
     bundle = tmp_path / "notes.tar.zst"
     for command in (("pack", notes, "--output", bundle), ("install", bundle, "--yes")):
         done = run(*command)

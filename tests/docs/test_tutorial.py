@@ -2,13 +2,12 @@
 
 A `console` block is typed into the terminal that its title names, a block with another title is
 written to that file. Lines below a `$` are what the page promises: they must appear in this order,
-where `…` stands for anything. One thing is replaced: `runnerwsgi[wasm]` is this tree instead of
-the released package.
+where `…` stands for anything. One thing is replaced: `runnerwsgi[wasm]` is the wheel of this tree
+instead of the released one.
 """
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +15,9 @@ import time
 
 import pytest
 
-from docs.pages import DOCS, ROOT, blocks
+from docs.pages import DOCS, blocks
 
 PATIENCE = 180  # seconds for one command: the installation takes longest
-NEEDED = ("runnerwsgi", "plugins", "pyproject.toml", "README.md", "LICENSE")
 
 
 class Terminal:
@@ -87,23 +85,10 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-@pytest.fixture
-def released(tmp_path):
-    """What pip is pointed at: a copy, because building writes into the tree."""
-    for name in NEEDED:
-        source, target = ROOT / name, tmp_path / "released" / name
-        target.parent.mkdir(exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
-    return tmp_path / "released"
-
-
 @pytest.mark.slow
 @pytest.mark.toolchain
-def test_the_tutorial_does_what_it_says(tmp_path, released):
-    replaced = {"'runnerwsgi[wasm]'": f"'{released}[wasm]'", "8000": free_port()}
+def test_the_tutorial_does_what_it_says(tmp_path, wheel):
+    replaced = {"'runnerwsgi[wasm]'": f"'{wheel}[wasm]'", "8000": free_port()}
     terminals = {}
     try:
         for block in blocks(DOCS / "tutorial.md"):

@@ -1,7 +1,6 @@
 """The example application's main job, with its runner as a Knative service on each way."""
 
 import os
-import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -17,7 +16,6 @@ from runnerwsgi.cli import cli
 
 pytestmark = [pytest.mark.slow, pytest.mark.toolchain]
 
-NOTES = ROOT / "examples" / "extensions" / "notes-panel"
 SHOP = ROOT / "examples" / "flask_app"
 GUNICORN = ("gunicorn", "--workers=2", "--worker-class=gthread", "--threads=8")
 SIGNED_IN = {"email": "mara@fernhill.example", "password": "fernhill"}
@@ -26,10 +24,7 @@ SIGNED_IN = {"email": "mara@fernhill.example", "password": "fernhill"}
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory):
     """The example's extension, compiled."""
-    folder = shutil.copytree(NOTES, tmp_path_factory.mktemp("source") / "notes")
-    (folder / "dist").mkdir(exist_ok=True)
-    (folder / "dist" / "main.wasm").write_bytes(toolchains.python_guest(NOTES / "src" / "app.py"))
-    return folder
+    return toolchains.notes(tmp_path_factory.mktemp("source") / "notes")
 
 
 @pytest.fixture(params=WAYS)

@@ -201,10 +201,13 @@ DENIED = CapabilityError("denied")
 
 
 class Rig:
-    """A backend with a bundle store and a code cache of its own."""
+    """A backend with a bundle store and a code cache of its own.
 
-    def __init__(self, folder, *, cache_dir=None, **options):
-        self.folder = folder
+    *files* are what bundles hold beside their component: a manifest, unless told otherwise.
+    """
+
+    def __init__(self, folder, *, cache_dir=None, files=None, **options):
+        self.folder, self._files = folder, files
         self.store = BundleStore(folder / "bundles")
         options = {"compile_timeout_ms": 30_000} | options
         self.backend = WasmBackend(self.store, Options(cache_dir or folder / "code", **options))
@@ -224,7 +227,8 @@ class Rig:
 
     def _pack(self, component):
         name = f"acme.guest{len(self._hashes)}"
-        files = {"manifest.json": json.dumps({"name": name, "version": "1.0.0"}).encode()}
+        own = {"manifest.json": json.dumps({"name": name, "version": "1.0.0"}).encode()}
+        files = dict(self._files or own)
         if component is not None:
             is_text = isinstance(component, str)
             files["dist/main.wasm"] = bytes(wasmtime.wat2wasm(component) if is_text else component)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support import FILES
 from wasm import toolchains
 from wasm.rig import Rig
 
@@ -54,10 +55,12 @@ class Refusing:
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory):
-    # The compiled code is kept as the components are: it takes longer than all the tests.
+    # The compiled code is kept as the components are: it takes longer than all the tests. It is
+    # found by a bundle's hash, so the bundles are those of the tests that serve the components.
     made = Rig(
         tmp_path_factory.mktemp("toolchains"),
         cache_dir=toolchains.BUILT / "code",
+        files=FILES,
         compile_timeout_ms=180_000,
     )
     yield made

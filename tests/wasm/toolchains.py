@@ -6,10 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from wheels import ROOT
+
 from runnerwsgi import wit
+from runnerwsgi.cli.toolchains import COMPONENTIZE_JS, JavaScript, Run
 
 HERE = Path(__file__).parent / "guests"
-BUILT = Path(__file__).parents[2] / ".cache" / "guests"
+NOTES = ROOT / "examples" / "extensions" / "notes-panel"
+BUILT = ROOT / ".cache" / "guests"
+BIN = Path(sys.executable).parent
+# What npm brings, laid out as in a RUNNER_HOME: it is fetched once for all.
+FETCHED = BUILT / "toolchains"
 
 
 def _run(*command, cwd):
@@ -17,8 +24,10 @@ def _run(*command, cwd):
     assert done.returncode == 0, f"{' '.join(map(str, command))}:\n{done.stdout}\n{done.stderr}"
 
 
-def _digest(*files):
-    return hashlib.sha256(b"\0".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
+def _digest(*parts):
+    """One name for the contents of files, and for texts."""
+    contents = (part.read_bytes() if isinstance(part, Path) else part.encode() for part in parts)
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
 
 
 def _once(path, build):
@@ -32,43 +41,45 @@ def _once(path, build):
     return path
 
 
-def python_guest(source=HERE / "python" / "app.py"):
-    """A component of `guests/python`, or of another `app.py`, made with componentize-py."""
+def python_guest():
+    """A component of `guests/python`, made with componentize-py."""
+    source = HERE / "python" / "app.py"
 
     def build(scratch):
         shutil.copy(source, scratch)
-        tool = Path(sys.executable).parent / "componentize-py"
-        _run(
-            *(tool, "-d", wit.ALGA, "-w", wit.WORLD, "componentize", "app", "-o", "out.wasm"),
-            cwd=scratch,
-        )
+        made = ("componentize", "app", "-o", "out.wasm")
+        _run(BIN / "componentize-py", "-d", wit.ALGA, "-w", wit.WORLD, *made, cwd=scratch)
         return scratch / "out.wasm"
 
-    return _once(BUILT / f"python-{_digest(source, str(wit.ALGA))}.wasm", build).read_bytes()
-
-
-def _npm():
-    package = HERE / "javascript" / "package.json"
-
-    def build(scratch):
-        shutil.copy(package, scratch)
-        _run("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", cwd=scratch)
-        return scratch
-
-    folder = BUILT / f"npm-{_digest(package)}"
-    return _once(folder, build)
+    digest = _digest(source, wit.ALGA)
+    return _once(BUILT / f"python-{digest}.wasm", build).read_bytes()
 
 
 def javascript_guest():
     """A component of `guests/javascript`, made with componentize-js."""
-    source, script = HERE / "javascript" / "handler.js", HERE / "javascript" / "build.mjs"
+    source = HERE / "javascript" / "handler.js"
 
     def build(scratch):
-        tools = _npm()
-        shutil.copy(script, tools)
-        out = scratch / "out.wasm"
-        _run("node", tools / "build.mjs", source, wit.ALGA, out, cwd=tools)
+        out = scratch / "dist" / "out.wasm"
+        out.parent.mkdir()
+        JavaScript(BUILT, print).compile(source, wit.ALGA, out, Run(print, verbose=False))
         return out
 
-    digest = _digest(source, script, str(wit.ALGA))
+    digest = _digest(source, wit.ALGA, COMPONENTIZE_JS)
     return _once(BUILT / f"javascript-{digest}.wasm", build).read_bytes()
+
+
+def notes(folder):
+    """The example's extension, copied to *folder* with what `runnerwsgi build` made of it."""
+    # Somebody may have built it where it is.
+    ignored = shutil.ignore_patterns("dist", "__pycache__")
+
+    def build(scratch):
+        copy = shutil.copytree(NOTES, scratch / "notes", ignore=ignored)
+        _run(BIN / "runnerwsgi", "build", copy, cwd=scratch)
+        return copy
+
+    sources = [path for path in sorted(NOTES.glob("*/*")) if path.parent.name in ("src", "ui")]
+    files = [*sorted(NOTES.glob("*.json*")), *sources, wit.ALGA]
+    built = _once(BUILT / f"notes-{_digest(*filter(Path.is_file, files))}", build)
+    return shutil.copytree(built, folder)
