@@ -14,6 +14,7 @@ import pytest
 from containers import Container, container
 from servers import BIN, serving
 from support import FILES, pack_files
+from switching import until
 from wasm.rig import guest
 from wheels import ROOT
 
@@ -246,7 +247,7 @@ def test_a_wrong_token_is_told_as_such_and_mended_without_a_restart(world):
         assert (status, code) == (502, "bad-runner-response")
         assert world.health()["status"] == "unavailable"
         assert "differs" in world.docker("status", status=1)
-        assert any("token" in line for line in world.app.said)
+        until(lambda: any("token" in line for line in world.app.said))
     finally:
         token.write_text(right)
 
