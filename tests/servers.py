@@ -1,14 +1,18 @@
 """Real WSGI servers in processes of their own, started as users start them."""
 
+import atexit
 import http.client
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -83,7 +87,7 @@ class Runner(Server):
         while (status := self.send(path="/health/readiness")[0]) != 200:
             if time.monotonic() > end:
                 raise AssertionError(f"not ready, {status}:\n" + "".join(self.said))
-            time.sleep(0.05)
+            time.sleep(0.01)
 
     @property
     def logged(self):
@@ -94,15 +98,25 @@ class Runner(Server):
 def runner(home, *options, wait=True, **env):
     """Run `runnerwsgi runner` on a free port until the block ends.
 
-    *home* is its RUNNER_HOME; *env* are further variables, and nothing else of ours is set.
+    *home* is its RUNNER_HOME; *env* are further variables, and nothing else of ours is set but
+    where compiled code lies: what one runner of a run has compiled, no other one has to.
     Unless told otherwise it is waited for until it is ready.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RUNNER_")}
+    own = {"RUNNER_HOME": str(home), "RUNNER_WASM_CACHE_DIR": compiled()}
     command = ("runnerwsgi", "runner", "--port", "0", *options)
-    with _started(Runner, command, env=clean | {"RUNNER_HOME": str(home)} | env) as server:
+    with _started(Runner, command, env=clean | own | env) as server:
         if wait:
             server.wait_until_ready()
         yield server
+
+
+@cache
+def compiled():
+    """The folder of compiled code that the runners of this run share."""
+    folder = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextmanager

@@ -5,21 +5,32 @@ from functools import partial
 
 import pytest
 from click.testing import CliRunner
+from servers import compiled
 
 from runnerwsgi.cli import cli
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty current folder, and an environment without anybody's settings."""
+    """An empty current folder, and an environment without anybody's settings.
+
+    Compiled code is kept for all tests, as for the runners: compiling is not what they are about.
+    """
     for name in [name for name in os.environ if name.startswith("RUNNER_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RUNNER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RUNNER_BACKEND", "wasm")
+    monkeypatch.setenv("RUNNER_WASM_CACHE_DIR", compiled())
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
     return here
+
+
+@pytest.fixture
+def own_code(folder, monkeypatch):
+    """Compiled code lies in the home, as a user has it, and nothing is compiled yet."""
+    monkeypatch.delenv("RUNNER_WASM_CACHE_DIR")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import socket
 import sys
 
 import pytest
+from peers import unused_port
 
 from runnerwsgi.settings import SETTINGS, Settings
 
@@ -83,6 +84,7 @@ class TestEnv:
         assert said.exit_code == 0
         assert "RUNNER_TIMEOUT is set, and nothing reads it" in said.stderr
 
+    @pytest.mark.usefixtures("own_code")
     def test_only_what_is_set(self, run):
         assert set(settings(run("env", "--set", "--json"))) == {"RUNNER_BACKEND", "RUNNER_HOME"}
 
@@ -133,9 +135,7 @@ class TestDoctor:
 
     @pytest.fixture
     def port(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            return str(free.getsockname()[1])
+        return str(unused_port())
 
     def test_all_is_well(self, run, installed, port):
         said = run("doctor", "--port", port, "--json")

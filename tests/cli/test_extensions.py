@@ -94,6 +94,7 @@ class TestBuild:
         assert "main.wat cannot be assembled" in said.stderr.splitlines()[-1]
         assert (hello / "dist/main.wasm").read_bytes() == whole
 
+    @pytest.mark.toolchain
     def test_a_syntax_error_in_python_is_told_with_its_line(self, run, folder):
         run("new", "extension", "broken", "--template", "python")
         (folder / "broken" / "src" / "app.py").write_text("import wit_world\n\ndef handler(:\n")

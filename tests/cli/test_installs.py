@@ -58,6 +58,7 @@ class TestInstall:
         said = run("install", "hello", "--tenant", "A & B")
         assert said.stdout.endswith("GET /hello --tenant 'A & B'\n")
 
+    @pytest.mark.usefixtures("own_code")
     def test_a_bundle(self, run, hello):
         run("build", "hello")
         file = json.loads(run("pack", "hello", "--json").stdout)
@@ -65,6 +66,7 @@ class TestInstall:
         assert done["content_hash"] == file["content_hash"]
         assert done["compiled"] is True
 
+    @pytest.mark.usefixtures("own_code")
     def test_a_second_time_nothing_is_compiled(self, run, hello):
         run("install", "hello")
         assert json.loads(run("install", "hello", "--json").stdout)["compiled"] is False

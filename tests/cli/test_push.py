@@ -86,6 +86,7 @@ class TestInstall:
         assert called.exit_code == 0, called.stderr
         assert "GET /hello" in called.stdout
 
+    @pytest.mark.usefixtures("own_code")
     def test_another_machine_fetches_it(self, run, hello, bucket, tmp_path, monkeypatch):
         assert run("install", "hello", "--push").exit_code == 0
         for name in ("bundle-cache", "wasm"):

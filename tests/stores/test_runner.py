@@ -42,8 +42,9 @@ def ask(tmp_path):
 
     @contextmanager
     def ask(url):
+        own_code = {"RUNNER_WASM_CACHE_DIR": str(tmp_path / "code")}
         with (
-            runner(tmp_path / "home", **_env(url)) as server,
+            runner(tmp_path / "home", **_env(url), **own_code) as server,
             closing(RunnerClient(server.url, ServiceToken(Secret(TOKEN)))) as client,
         ):
             yield server, client
