@@ -1,5 +1,6 @@
 """Servers that say exact bytes at exact moments: on TCP, under TLS or on a UNIX socket."""
 
+import random
 import socket
 import ssl
 import struct
@@ -83,6 +84,12 @@ def always(answer=OK):
     return script
 
 
+def silence(talk):
+    """A script that says nothing, for as long as the client stays."""
+    while talk.sock.recv(65_536):
+        pass
+
+
 class Peer:
     """What has come to a peer so far.
 
@@ -157,10 +164,16 @@ def peer(*scripts, path=None, tls=None):
 
 
 def unused_port():
-    """A port of loopback on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of loopback on which nobody listens, nor will by chance.
+
+    It lies below those that the kernel gives to whoever asks for any: one of these may be another
+    test's a moment later.
+    """
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def self_signed(folder):

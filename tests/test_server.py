@@ -459,7 +459,7 @@ def test_a_full_bulkhead_refuses_at_once_and_leaves_health_alone(rig):
     answer = one.execute()
     assert (answer.status, answer.code, answer.header("retry-after")) == (503, "overloaded", "1")
     assert one.send("GET", "/health/liveness").status == 200
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     go.set()
     caller.join()
     assert one.execute().status == 200

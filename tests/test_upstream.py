@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from peers import OK, always, each, peer, unused_port
+from peers import OK, always, each, peer, silence, unused_port
 
 from runnerwsgi.errors import (
     BackendStarting,
@@ -479,7 +479,7 @@ def test_a_second_try_has_only_the_time_that_is_left():
         talk.request()
         time.sleep(0.4)
 
-    with peer(slow_death, lambda talk: time.sleep(1.2)) as server:
+    with peer(slow_death, silence) as server:
         upstream = upstream_to(server.port)
         ask(upstream)
         started = time.monotonic()
@@ -582,7 +582,7 @@ def test_each_new_connection_is_greeted_once():
         ),
         pytest.param(each(b"SSH-2.0-OpenSSH_9.2\r\n"), BadRunnerResponse, None, id="SSH"),
         pytest.param(each(READY + OK), BadRunnerResponse, None, id="more than an answer"),
-        pytest.param(lambda talk: time.sleep(1.5), DeadlineExceeded, None, id="silence"),
+        pytest.param(silence, DeadlineExceeded, None, id="silence"),
     ],
 )
 def test_a_request_never_meets_a_door_behind_which_nobody_is(script, error, reason):

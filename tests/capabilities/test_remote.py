@@ -42,6 +42,7 @@ class Provider:
 
     def __init__(self):
         self.calls = []
+        self.over = threading.Event()
 
     @hookimpl
     def runner_capabilities(self):
@@ -63,7 +64,7 @@ class Provider:
         return {"place": place, "data": data, "pair": ("a", 1), "flags": frozenset({"wet"})}
 
     def slowly(self, call, seconds):
-        time.sleep(seconds)
+        self.over.wait(seconds)
         return call.timeout
 
 
@@ -235,11 +236,12 @@ def test_questions_at_the_same_time_all_have_their_answer(remote):
     assert len(answers) == 6
 
 
-def test_a_question_has_the_time_of_its_call(remote):
+def test_a_question_has_the_time_of_its_call(remote, provider):
     started = time.monotonic()
     with pytest.raises(CapabilityError) as failed:
-        remote.call("weather", "slowly", (2.0,), 0.3)
-    assert time.monotonic() - started < 1.5
+        remote.call("weather", "slowly", (10.0,), 0.3)
+    assert time.monotonic() - started < 5
+    provider.over.set()
     assert failed.value.case == "internal"
 
 
@@ -344,7 +346,7 @@ def gateway(respond):
         pytest.param(answering(413), id="413"),
         pytest.param(answering(500), id="500"),
         pytest.param(answering(200, b"x", Content_Length="99999999"), id="too long"),
-        pytest.param(lambda handler: handler.connection.close(), id="no answer"),
+        pytest.param(lambda handler: handler.connection.shutdown(socket.SHUT_RDWR), id="no answer"),
     ],
 )
 def test_a_gateway_that_answers_wrongly_is_an_internal_error_and_is_told(asking, caplog, respond):
@@ -410,8 +412,8 @@ def test_a_full_gateway_is_asked_again_until_the_time_is_over(asking):
     started = time.monotonic()
     with gateway(respond) as url, pytest.raises(CapabilityError, match="no slot"):
         asking.of(request(url)).call("storage", "get", ("n", "k"), 0.5)
-    assert time.monotonic() - started < 1.0
-    assert 3 <= len(asked) <= 12
+    assert time.monotonic() - started < 3
+    assert 2 <= len(asked) <= 12
 
 
 def test_a_runner_behind_a_runner_gets_the_same_way_back(asking):
