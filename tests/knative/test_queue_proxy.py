@@ -157,7 +157,7 @@ def test_so_many_run_ten_times_as_many_wait_and_one_more_is_refused_at_once(kind
     with kind.before(after(0.1), places=1) as (proxy, container):
         answers = ask_at_once(14, proxy.url)
     assert [heard.said for heard in answers].count(FULL) == 3
-    assert max(heard.seconds for heard in answers if heard.said == FULL) < 0.5
+    assert max(heard.seconds for heard in answers if heard.said == FULL) < 1
     assert len(container.requests) == 11
 
 
@@ -167,9 +167,9 @@ def test_what_says_it_is_a_kubelets_passes_those_who_wait(kind):
         slow.start()
         time.sleep(0.05)
         heard = ask(proxy.url, K_Kubelet_Probe="1")
+        assert slow.is_alive()
         slow.join()
     assert heard.said == (200, "ok")
-    assert heard.seconds < 0.6
 
 
 def test_who_waits_too_long_for_a_place_gets_504_and_was_never_executed(kind):
