@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from runnerwsgi.errors import RunnerError
+    from runnerwsgi.gateway import Gateway
+    from runnerwsgi.installs import Install, Installs
     from runnerwsgi.protocol import ExecuteRequest
 
 _PROBLEM = "application/problem+json"
@@ -174,28 +176,16 @@ def execute(
     if not path.startswith("/"):
         raise click.BadParameter("a path begins with a slash, such as /hello.", param_hint="PATH")
     settings = Settings.from_env(os.environ)
+    sample = Sample(method.upper(), path, tuple(headers), data, user, roles)
     observer = Observer()
-    principal = Principal(
-        tenant, user or None, frozenset(roles), user_name=user, credential="bearer"
-    )
     with observer.listening(), installs_of(settings) as known:
         install = find(known, tenant, extension)
         with (
             gateway_of(settings, observer) as gateway,
-            closing(
-                RunnerMiddleware(
-                    nothing,
-                    gateway,
-                    identify=lambda _: principal,
-                    installs=known,
-                    settings=settings,
-                )
-            ) as middleware,
+            closing(Caller(gateway, known, settings, install)) as caller,
         ):
-            address = f"{settings.execute_mount}/{extension}{path}"
-            answer = call(middleware, address, method.upper(), headers, data)
+            answer = caller.call(sample)
     if record:
-        sample = Sample(method.upper(), path, tuple(headers), data, user, roles)
         with record.open("a", encoding="utf-8") as file:
             file.write(f"{to_line(sample)}\n")
     (_print_json if wants_json() else _print)(answer, observer)
@@ -206,31 +196,64 @@ def execute(
         ctx.exit(1)
 
 
-def nothing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+class Caller:
+    """Sends requests to one extension through a middleware, in process, one after the other.
+
+    Args:
+        gateway: runs the calls.
+        installs: has *install*.
+        settings: of the middleware.
+        install: of the extension, for the tenant that calls.
+    """
+
+    def __init__(
+        self, gateway: Gateway, installs: Installs, settings: Settings, install: Install
+    ) -> None:
+        self._tenant = install.tenant_id
+        self._mount = f"{settings.execute_mount}/{install.extension_id}"
+        self._principal: Principal | None = None
+        self._middleware = RunnerMiddleware(
+            _nothing,
+            gateway,
+            identify=lambda _: self._principal,
+            installs=installs,
+            settings=settings,
+        )
+        self.questions = self._middleware.questions
+
+    def call(self, sample: Sample) -> Answer:
+        """Send one request, as its user."""
+        from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+        self._principal = Principal(
+            self._tenant,
+            sample.user or None,
+            frozenset(sample.roles),
+            user_name=sample.user,
+            credential="bearer",
+        )
+        builder = EnvironBuilder(
+            path=self._mount + sample.path,
+            method=sample.method,
+            headers=list(sample.headers),
+            data=sample.body,
+        )
+        with closing(builder):
+            environ = builder.get_environ()
+            if sample.body is not None:  # an empty one is one, too, which the builder does not know
+                environ["CONTENT_LENGTH"] = str(len(sample.body))
+            body, status, found = run_wsgi_app(self._middleware, environ, buffered=True)
+        return Answer(int(status.split()[0]), list(found), b"".join(body))
+
+    def close(self) -> None:
+        """Close the middleware."""
+        self._middleware.close()
+
+
+def _nothing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """The application around the extension: an empty one."""
     start_response("404 Not Found", [("Content-Length", "0")])
     return []
-
-
-def call(
-    middleware: RunnerMiddleware,
-    address: str,
-    method: str,
-    headers: Iterable[tuple[str, str]],
-    data: bytes | None,
-) -> Answer:
-    """Send one request through the middleware, in process."""
-    from werkzeug.test import EnvironBuilder, run_wsgi_app
-
-    builder = EnvironBuilder(path=address, method=method, headers=list(headers), data=data)
-    try:
-        environ = builder.get_environ()
-        if data is not None:  # an empty body is a body, too, which the builder does not know
-            environ["CONTENT_LENGTH"] = str(len(data))
-        body, status, found = run_wsgi_app(middleware, environ, buffered=True)
-    finally:
-        builder.close()
-    return Answer(int(status.split()[0]), list(found), b"".join(body))
 
 
 def _print(answer: Answer, observer: Observer) -> None:

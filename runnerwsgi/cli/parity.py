@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runnerwsgi.access import Principal
 from runnerwsgi.database import Database
 from runnerwsgi.errors import ConfigurationError
 from runnerwsgi.gateway import Gateway
 from runnerwsgi.installs import Installs
 from runnerwsgi.manifest import Manifest
-from runnerwsgi.middleware import RunnerMiddleware
 from runnerwsgi.parity import (
     FILE,
     Difference,
@@ -34,7 +32,7 @@ from runnerwsgi.protocol import Bundle
 from runnerwsgi.settings import Settings
 
 from . import output
-from .calls import Observer, call, nothing
+from .calls import Caller, Observer
 from .command import Command, json_option, wants_json
 from .installs import find, installs_of, tenant_option
 from .questions import answering, parse_place
@@ -148,12 +146,12 @@ def _tried(
         observer.listening(),
         _scratch(install, known) as installs,
         _gateway(backend, settings, observer, place) as gateway,
-        closing(_Asker(gateway, observer, installs, settings, install)) as ask,
-        answering(ask.questions, place) if place else nullcontext(),
+        closing(Caller(gateway, installs, settings, install)) as caller,
+        answering(caller.questions, place) if place else nullcontext(),
     ):
         gateway.warm_up(Bundle(install.tenant_id, install.extension_id, install.content_hash))
         for sample in samples:
-            answer, body = ask(sample.filled(kept))
+            answer, body = _seen(caller, observer, sample.filled(kept))
             kept |= sample.kept(body)
             seen.append(answer)
     return seen
@@ -183,51 +181,14 @@ def _gateway(
         yield gateway
 
 
-class _Asker:
-    """Sends requests through a middleware around one backend, one after the other."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        observer: Observer,
-        installs: Installs,
-        settings: Settings,
-        install: Install,
-    ) -> None:
-        self._observer = observer
-        self._tenant = install.tenant_id
-        self._mount = f"{settings.execute_mount}/{install.extension_id}"
-        self._principal: Principal | None = None
-        self._middleware = RunnerMiddleware(
-            nothing,
-            gateway,
-            identify=lambda _: self._principal,
-            installs=installs,
-            settings=settings,
-        )
-        self.questions = self._middleware.questions
-
-    def __call__(self, sample: Sample) -> tuple[Seen, bytes | None]:
-        """What comes back, as it is compared, and the answer's body."""
-        self._principal = Principal(
-            self._tenant,
-            sample.user or None,
-            frozenset(sample.roles),
-            user_name=sample.user,
-            credential="bearer",
-        )
-        self._observer.forget()
-        address = self._mount + sample.path
-        answer = call(self._middleware, address, sample.method, sample.headers, sample.body)
-        response, refusal = self._observer.response, self._observer.refusal
-        request_id = dict(answer.headers)["X-Request-Id"]
-        code = refusal.code if refusal else None
-        seen = Seen.of(answer.status, code, response, request_id)
-        return seen, response.body if response else None
-
-    def close(self) -> None:
-        """Close the middleware."""
-        self._middleware.close()
+def _seen(caller: Caller, observer: Observer, sample: Sample) -> tuple[Seen, bytes | None]:
+    """What comes back of a request, as it is compared, and the answer's body."""
+    observer.forget()
+    answer = caller.call(sample)
+    response, refusal = observer.response, observer.refusal
+    request_id = dict(answer.headers)["X-Request-Id"]
+    seen = Seen.of(answer.status, refusal.code if refusal else None, response, request_id)
+    return seen, response.body if response else None
 
 
 def _labels(samples: Iterable[Sample]) -> Iterator[str]:
