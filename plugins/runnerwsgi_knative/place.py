@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("runnerwsgi.plugins.knative")
 
+# A look of its own, beside `control.Control`'s: that one reads each revision, too, and only while
+# somebody asks for health. For calls one small answer is enough: they must not make every process
+# of a gateway ask for nine, nor learn of a new address only when slow revisions have been read.
 RESOLVE_SECONDS = 5.0
 
 
