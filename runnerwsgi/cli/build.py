@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runnerwsgi.bundles import MANIFEST
-from runnerwsgi.errors import BundleError
+from runnerwsgi.errors import BundleError, ConfigurationError
 from runnerwsgi.manifest import Manifest
 
 from .toolchains import (
@@ -22,6 +22,7 @@ from .toolchains import (
     Wat,
     check_component,
     digest,
+    inputs,
     world,
 )
 
@@ -70,22 +71,30 @@ def build_folder(
 
     Raises:
         BundleError: the sources are at fault.
-        ConfigurationError: a tool is missing.
+        ConfigurationError: a tool is missing that is needed.
     """
     manifest = read_manifest(folder)
     folder = folder.resolve()
     toolchain, source = _toolchain(folder, home, tell)
     if toolchain is None or source is None:
         return _without_sources(folder, manifest)
+    wasm = folder / WASM
     with world(folder) as wit_path:
-        wanted = digest(folder, toolchain, wit_path)
-        wasm, receipt = folder / WASM, folder / RECEIPT
-        if wasm.is_file() and _receipt(receipt) == [wanted, _sha256(wasm)]:
-            return Built(folder, "unchanged", toolchain.name, wasm, wasm.stat().st_size)
-        started = time.monotonic()
-        tell(f"Compiling {source.relative_to(folder)} with {toolchain.name} …")
-        _compile(toolchain, source, wit_path, wasm, Run(tell, verbose=verbose))
-    receipt.write_text(f"{wanted}\n{_sha256(wasm)}\n")
+        sources = digest(folder, toolchain, wit_path)
+        try:
+            wanted = [sources, _short(toolchain.version(folder))]
+            if wasm.is_file() and _receipt(folder) == [*wanted, _sha256(wasm)]:
+                return _unchanged(folder, toolchain)
+            started = time.monotonic()
+            tell(f"Compiling {source.relative_to(folder)} with {toolchain.name} …")
+            _compile(toolchain, source, wit_path, wasm, Run(tell, verbose=verbose))
+        except ConfigurationError:
+            # Its toolchain is not here: whoever was given the folder need not have it.
+            if not _is_built(folder, sources):
+                raise
+            tell(f"{toolchain.name} is not here, and nothing has changed since the last build.")
+            return _unchanged(folder, toolchain)
+    (folder / RECEIPT).write_text("\n".join([*wanted, _sha256(wasm), ""]))
     spent = time.monotonic() - started
     return Built(folder, "compiled", toolchain.name, wasm, wasm.stat().st_size, spent)
 
@@ -123,8 +132,33 @@ def _compile(toolchain: Toolchain, source: Path, wit_path: Path, wasm: Path, run
         fresh.unlink(missing_ok=True)
 
 
-def _receipt(path: Path) -> list[str]:
+def _unchanged(folder: Path, toolchain: Toolchain) -> Built:
+    wasm = folder / WASM
+    return Built(folder, "unchanged", toolchain.name, wasm, wasm.stat().st_size)
+
+
+def _is_built(folder: Path, sources: str) -> bool:
+    """Whether what is there was made from these sources, by whichever version of the toolchain.
+
+    Without a receipt, as where a folder was copied without hidden files, the newer file tells.
+    """
+    wasm = folder / WASM
+    if not wasm.is_file():
+        return False
+    if receipt := _receipt(folder):
+        return [receipt[0], receipt[-1]] == [sources, _sha256(wasm)]
+    made = wasm.stat().st_mtime_ns
+    return all(path.stat().st_mtime_ns <= made for path in inputs(folder))
+
+
+def _receipt(folder: Path) -> list[str]:
+    """What the component was made from: its sources, the toolchain, and what came of it."""
+    path = folder / RECEIPT
     return path.read_text().split() if path.is_file() else []
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

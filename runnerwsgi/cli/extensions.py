@@ -81,7 +81,7 @@ def build(folder: Path, verbose: bool) -> None:
 
     src/app.py is compiled with componentize-py, src/index.js (or the main file of
     package.json) with componentize-js, a .wat file with wasmtime. Nothing is compiled when
-    nothing changed since the last time.
+    nothing changed since the last time, and then no compiler is needed.
     """
     built = build_here(folder, verbose=verbose)
     if wants_json():

@@ -304,8 +304,8 @@ def inputs(folder: Path) -> Iterator[Path]:
 
 
 def digest(folder: Path, toolchain: Toolchain, wit_path: Path) -> str:
-    """One number for all that a build depends on: sources, world and toolchain."""
-    found = hashlib.sha256(f"{toolchain.name} {toolchain.version(folder)}\0".encode())
+    """One number for all that is compiled, and by what: sources, world, kind of toolchain."""
+    found = hashlib.sha256(f"{toolchain.name}\0".encode())
     for path in (*inputs(folder), *([wit_path] if wit_path.is_file() else [])):
         name = os.path.relpath(path, folder) if path != wit_path else "world"
         found.update(f"{name}\0{path.stat().st_size}\0".encode())

@@ -1,7 +1,10 @@
 """`new`, `build` and `pack`."""
 
 import json
+import os
 import re
+import shutil
+import sys
 from contextlib import closing
 
 import pytest
@@ -110,6 +113,51 @@ class TestBuild:
         assert script_fault(source) == f"{source}, line 2: Unexpected token '{{'"
         source.write_text("export const handler = 1;\n")
         assert script_fault(source) is None
+
+    @pytest.fixture
+    def without_tools(self, monkeypatch):
+        """Call it to have nothing here that assembles text."""
+        return lambda: monkeypatch.setitem(sys.modules, "wasmtime", None)
+
+    def test_what_is_built_needs_no_toolchain(self, run, hello, without_tools):
+        run("build", "hello")
+        without_tools()
+        said = run("build", "hello", "--json")
+        assert said.exit_code == 0, said.stderr
+        assert json.loads(said.stdout)["action"] == "unchanged"
+        assert "wat2wasm is not here" in said.stderr
+
+    def test_what_has_changed_since_does_need_it(self, run, hello, without_tools):
+        run("build", "hello")
+        without_tools()
+        edit(hello / "src/main.wat", "(core module", " (core module")
+        said = run("build", "hello")
+        assert said.exit_code == 1
+        assert "wasmtime, which is not installed" in said.stderr
+
+    @pytest.mark.parametrize(
+        ("age_s", "status"), [(-10, 0), (10, 1)], ids=["older sources", "newer sources"]
+    )
+    def test_without_a_receipt_the_newer_file_tells(self, run, hello, without_tools, age_s, status):
+        run("build", "hello")
+        (hello / "dist/.built-from").unlink()
+        made = (hello / "dist/main.wasm").stat().st_mtime
+        for path in (hello / "src").iterdir():
+            os.utime(path, (made + age_s, made + age_s))
+        without_tools()
+        assert run("build", "hello").exit_code == status
+
+    def test_a_python_extension_that_is_built_is_installed_without_its_compiler(
+        self, run, folder, hello, monkeypatch
+    ):
+        run("new", "extension", "snake", "--template", "python")
+        run("build", "hello")
+        (folder / "snake/dist").mkdir()
+        shutil.copy(hello / "dist/main.wasm", folder / "snake/dist/main.wasm")
+        monkeypatch.setattr("shutil.which", lambda *args, **more: None)
+        said = run("install", "snake", "--json")
+        assert said.exit_code == 0, said.stderr
+        assert "componentize-py is not here" in said.stderr
 
     def test_a_core_module_is_no_extension(self, run, hello):
         (hello / "src/main.wat").write_text("(module)")
