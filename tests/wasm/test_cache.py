@@ -273,10 +273,15 @@ def test_no_thread_is_left_behind(fresh):
 def test_an_idle_engine_does_nothing(fresh):
     rig = fresh()
     rig.run(ECHO)
-    time.sleep(0.05)
+    # Other threads of this process may do something in one moment, but not in all.
+    assert min(spent_while_idle() for _ in range(3)) < 0.0033
+
+
+def spent_while_idle(seconds=0.1):
+    """The processor time that this process takes while nothing is asked of it."""
     before = time.process_time()
-    time.sleep(0.3)
-    assert time.process_time() - before < 0.01
+    time.sleep(seconds)
+    return time.process_time() - before
 
 
 def test_many_threads_get_their_own_answers(fresh):
