@@ -1,12 +1,13 @@
 """Bundle stores on other machines, played by real servers on this one."""
 
 import os
-import threading
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from urllib.parse import unquote
+
+from support import in_thread
 
 _names = count()
 
@@ -117,14 +118,6 @@ def web_server(folder):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    web.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
+        web.url = f"http://127.0.0.1:{server.server_port}"
         yield web
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

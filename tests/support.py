@@ -78,6 +78,17 @@ class Recorder:
         return Health("ok")
 
 
+class Remote(Recorder):
+    """A backend whose files are on a real HTTP server."""
+
+    base = ""
+
+    @hookimpl
+    def runner_resolve_ui_url(self, asset):
+        self.assets.append(asset)
+        return f"{self.base}/{asset.path}"
+
+
 def host_app(environ, start_response):
     """The application around which the middleware stands."""
     environ["test.host_called"] = environ
@@ -223,6 +234,20 @@ class Site:
 
 
 @contextmanager
+def in_thread(server):
+    """Serve in a thread of its own, while the block runs."""
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
 def http_server(respond, certificate=None):
     """A real server on loopback: `respond(handler)` answers each request. Gives its base URL.
 
@@ -245,7 +270,6 @@ def http_server(respond, certificate=None):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
     if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
@@ -253,14 +277,8 @@ def http_server(respond, certificate=None):
         server.socket = context.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with in_thread(server):
         yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def answer_with(handler, body=b"", status=200, **headers):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from peers import self_signed, unused_port
-from support import answer_with, http_server
+from support import answer_with, http_server, in_thread
 
 from runnerwsgi.assets import Assets
 from runnerwsgi.errors import (
@@ -46,16 +46,8 @@ def raw_server(*chunks, pause=0.0):
                     return
                 time.sleep(pause)
 
-    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with in_thread(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}/x"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_a_verified_file_is_kept_and_its_etag_is_its_content(assets):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import EXTENSION, FILES, Recorder, Site, answer_with, http_server
+from support import EXTENSION, FILES, Recorder, Remote, Site, answer_with, http_server
 
 from runnerwsgi import Health, Principal, hookimpl
 from runnerwsgi.errors import ConfigurationError, NotFound
@@ -16,15 +16,6 @@ NAVIGATE = {"HTTP_SEC_FETCH_MODE": "navigate", "HTTP_ACCEPT": "text/html,*/*"}
 def site(tmp_path_factory):
     with Site(tmp_path_factory.mktemp("site"), files=UI) as site:
         yield site
-
-
-class Remote(Recorder):
-    base = ""
-
-    @hookimpl
-    def runner_resolve_ui_url(self, asset):
-        self.assets.append(asset)
-        return f"{self.base}/{asset.path}"
 
 
 class Ailing(Recorder):

@@ -7,26 +7,15 @@ from collections.abc import Callable
 
 import pytest
 from corpus.cases import due
-from support import EXTENSION, FILES, Recorder, Site, answer_with, http_server, make_environ, send
+from support import EXTENSION, FILES, Remote, Site, answer_with, http_server, make_environ, send
 
-from runnerwsgi import Principal, Settings, hookimpl
+from runnerwsgi import Principal, Settings
 from runnerwsgi.access import identifier
 from runnerwsgi.logs import JsonFormatter
 from runnerwsgi.wire import request_to_json
 
 CASES = due("test_wsgi")
 TEXT = logging.Formatter("%(levelname)s %(name)s: %(message)s")
-
-
-class Remote(Recorder):
-    """A backend whose files are on a real HTTP server."""
-
-    base = ""
-
-    @hookimpl
-    def runner_resolve_ui_url(self, asset):
-        self.assets.append(asset)
-        return f"{self.base}/{asset.path}"
 
 
 class Run:

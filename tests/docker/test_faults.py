@@ -13,7 +13,7 @@ import time
 import pytest
 from containers import Container, container
 from servers import BIN, serving
-from support import FILES, pack_files
+from support import FILES, in_thread, pack_files
 from switching import until
 from wasm.rig import guest
 from wheels import ROOT
@@ -328,11 +328,5 @@ def other_program(port):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with in_thread(server):
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
