@@ -230,6 +230,7 @@ class TestDoctor:
             pytest.param("/dev/null/home", "Not a directory", id="below a file"),
         ],
     )
+    @pytest.mark.usefixtures("own_code")
     def test_a_home_that_cannot_be_is_told_once(self, run, port, name, reason):
         said = run("doctor", "--port", port, "--json", env={"RUNNER_HOME": name})
         assert said.exit_code == 1
