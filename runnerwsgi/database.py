@@ -177,19 +177,21 @@ class Database:
 
     def close(self) -> None:
         """Close this process's idle connections. Using the database opens it again."""
-        with self._lock:
-            engine, self._engine, self._tables = self._engine, None, 0
+        # Without the lock: who opens it in another thread may hang for as long as the database
+        # does, and a process that is told to end must not wait for that.
+        engine, self._engine, self._tables = self._engine, None, 0
         if engine is not None:
             engine.dispose()
 
     def _open(self) -> Engine:
-        if self._engine is None or self._tables != len(self._metadata.tables):
+        engine = self._engine
+        if engine is None or self._tables != len(self._metadata.tables):
             with self._lock:
-                self._engine = self._engine or _make_engine(self.url, self.setting)
+                self._engine = engine = self._engine or _make_engine(self.url, self.setting)
                 tables = len(self._metadata.tables)
-                _create_tables(self._engine, self._metadata)
+                _create_tables(engine, self._metadata)
                 self._tables = tables
-        return self._engine
+        return engine
 
     @contextmanager
     def _translated(self, done: str) -> Iterator[None]:

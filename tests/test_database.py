@@ -130,6 +130,21 @@ def test_the_switch_to_wal_waits_for_another_process_to_let_go(on_disk, file):
             assert raised.result(timeout=5) == 1
 
 
+def test_closing_does_not_wait_for_who_opens_a_database_that_hangs(on_disk, file):
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as pool:
+            raised = pool.submit(raise_generation, on_disk)
+            time.sleep(0.3)
+            on_disk.close()
+            assert not raised.done()
+            other.execute("COMMIT")
+            assert raised.result(timeout=5) == 1
+    assert read_generation(on_disk) == 1
+
+
 def in_child(work):
     """Run *work* in a forked child; True when it raised nothing."""
     child = os.fork()
