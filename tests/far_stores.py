@@ -2,12 +2,12 @@
 
 import os
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import count
 from pathlib import Path
 from urllib.parse import unquote
 
-from support import in_thread
+from support import LoopbackServer, in_thread
 
 _names = count()
 
@@ -118,6 +118,6 @@ def web_server(folder):
         def log_message(self, *args):
             pass
 
-    with in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
+    with in_thread(LoopbackServer(Handler)) as server:
         web.url = f"http://127.0.0.1:{server.server_port}"
         yield web

@@ -3,9 +3,10 @@
 import io
 import json
 import ssl
+import sys
 import threading
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -247,6 +248,17 @@ def in_thread(server):
         thread.join()
 
 
+class LoopbackServer(ThreadingHTTPServer):
+    """A server of tests, whose clients may go away in the middle of everything."""
+
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def http_server(respond, certificate=None):
     """A real server on loopback: `respond(handler)` answers each request. Gives its base URL.
@@ -262,14 +274,10 @@ def http_server(respond, certificate=None):
 
         do_POST = do_GET
 
-        def handle(self):
-            with suppress(OSError):  # a client that refuses our certificate is gone
-                super().handle()
-
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = LoopbackServer(Handler)
     if certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
