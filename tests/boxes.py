@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import time
 import uuid
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from click.testing import CliRunner
+from peers import unused_port
 from runnerwsgi_docker.container import networks_of, volume_of
 
 from runnerwsgi.cli import cli
@@ -27,7 +27,7 @@ class Box:
             "RUNNER_HOME": str(self.home),
             "RUNNER_DOCKER_CONTAINER": self.name,
             "RUNNER_DOCKER_IMAGE": image,
-            "RUNNER_DOCKER_HOST": f"http://127.0.0.1:{free_port()}",
+            "RUNNER_DOCKER_HOST": f"http://127.0.0.1:{unused_port()}",
         }
 
     def type(self, *args, **env):
@@ -91,12 +91,6 @@ def box(engine, image, folder):
         yield made
     finally:
         made.remove()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(words, said, times=1, seconds=120):

@@ -1,12 +1,12 @@
 """`parity`: what is planted is found, and nothing else."""
 
 import json
-import socket
 from contextlib import closing
 
 import mirror
 import pytest
 from faulty_runner import FAULTS, faulty_runner
+from peers import unused_port
 from rust_runner import RustRunner
 
 from runnerwsgi import Installs, Settings
@@ -132,8 +132,8 @@ class TestFailures:
         assert said.exit_code in (1, 2)
         assert told in said.stderr
 
-    def test_a_backend_that_cannot_be_asked_is_one_error_and_no_table(self, parity, unused_port):
-        said = parity(f"http://127.0.0.1:{unused_port}")
+    def test_a_backend_that_cannot_be_asked_is_one_error_and_no_table(self, parity):
+        said = parity(f"http://127.0.0.1:{unused_port()}")
         assert said.exit_code == 1
         assert said.stdout == ""
         assert "runnerwsgi docker up" in said.stderr
@@ -152,9 +152,3 @@ class TestFailures:
         said = parity(runner, *recorded({"path": "things"}))
         assert said.exit_code == 1
         assert "requests.jsonl, line 1: path is a text" in said.stderr
-
-
-@pytest.fixture
-def unused_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]

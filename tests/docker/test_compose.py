@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import jsonschema
 import pytest
 import yaml
-from boxes import free_port
+from peers import unused_port
 from wasm import toolchains
 from wheels import ROOT
 
@@ -35,7 +35,7 @@ class Project:
     """A folder with compose.yaml, .env and the example application."""
 
     def __init__(self, box):
-        self.box, self.folder, self.port = box, box.folder, free_port()
+        self.box, self.folder, self.port = box, box.folder, unused_port()
         self.application = f"{box.name}-application"
         lines = {
             "COMPOSE_PROJECT_NAME": box.name,

@@ -5,13 +5,13 @@ import http.server
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
 
 import pytest
 from containers import Container, container
+from peers import unused_port
 from servers import BIN, serving
 from support import FILES, in_thread, pack_files
 from switching import until
@@ -44,16 +44,11 @@ HOG = guest(
 GUESTS = {"acme.echo": ECHO.read_text("utf-8"), "acme.loop": LOOP, "acme.hog": HOG}
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 class World:
     """An application, its container, and what a user types about it."""
 
     def __init__(self, folder, engine, image, name):
-        self.engine, self.name, self.port = engine, name, free_port()
+        self.engine, self.name, self.port = engine, name, unused_port()
         self.home = folder / "home"
         clean = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
         self.env = clean | {

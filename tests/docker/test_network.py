@@ -5,7 +5,7 @@ import subprocess
 import uuid
 
 import pytest
-from boxes import free_port
+from peers import unused_port
 
 # Somewhere else: behind a link of its own, with no way back but to this machine's end of it.
 HERE, THERE = "198.51.100.1", "198.51.100.2"
@@ -110,7 +110,7 @@ def test_another_container_of_the_same_network_is_not_reached(running, recipe):
 
 def test_this_machine_is_reached_on_the_addresses_of_its_bridge(running, tmp_path):
     # Nothing but its own firewall keeps it away: docs/how-to/docker.md says so.
-    port = str(free_port())
+    port = str(unused_port())
     command = ["python3", "-m", "http.server", port, "--bind", "0.0.0.0"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as server:
         try:

@@ -7,7 +7,7 @@ import stat
 import time
 
 import pytest
-from boxes import free_port
+from peers import unused_port
 from runnerwsgi_docker.container import STOP_SECONDS
 
 
@@ -191,14 +191,14 @@ def test_status_of_nothing(box):
 
 
 def test_a_port_that_is_taken(box):
-    with socket.create_server(("127.0.0.1", free_port())) as taken:
+    with socket.create_server(("127.0.0.1", unused_port())) as taken:
         line = box.failure("up", "--port", taken.getsockname()[1])
     assert "another program has the port" in line
     assert box.facts is None
 
 
 def test_another_port_than_the_application_looks_at(box):
-    port = free_port()
+    port = unused_port()
     box.up("--port", port)
     found = box.status()
     assert not found["is_well"]

@@ -9,11 +9,11 @@ instead of the released one.
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 
 import pytest
+from peers import unused_port
 
 from docs.pages import DOCS, blocks
 
@@ -79,16 +79,10 @@ def steps(text):
         yield command, promised
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.toolchain
 def test_the_tutorial_does_what_it_says(tmp_path, wheel):
-    replaced = {"'runnerwsgi[wasm]'": f"'{wheel}[wasm]'", "8000": free_port()}
+    replaced = {"'runnerwsgi[wasm]'": f"'{wheel}[wasm]'", "8000": str(unused_port())}
     terminals = {}
     try:
         for block in blocks(DOCS / "tutorial.md"):

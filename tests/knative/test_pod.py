@@ -8,10 +8,10 @@ import uuid
 from contextlib import contextmanager
 
 import pytest
-from boxes import free_port
 from click.testing import CliRunner
 from far_stores import web_server
 from knative_cli import TOKEN, documents
+from peers import unused_port
 
 from runnerwsgi.cli import cli
 
@@ -110,7 +110,7 @@ def gateway(tmp_path, monkeypatch, redis_server):
     with web_server(tmp_path / "served") as web:
         env = {
             "RUNNER_BACKEND": "knative",
-            "RUNNER_BASE_URL": f"http://127.0.0.1:{free_port()}",
+            "RUNNER_BASE_URL": f"http://127.0.0.1:{unused_port()}",
             "RUNNER_HOME": str(tmp_path / "home"),
             "RUNNER_SERVICE_TOKEN": TOKEN,
             "RUNNER_BUNDLE_STORE": web.url,

@@ -1,7 +1,6 @@
 """A store in S3."""
 
 import logging
-import socket
 import sys
 import threading
 import time
@@ -10,6 +9,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 from far_stores import send
+from peers import unused_port
 
 from runnerwsgi.bundles import MAX_ARCHIVE_BYTES
 from runnerwsgi.errors import BundleUnavailable, ConfigurationError, StorageError
@@ -65,9 +65,7 @@ def test_a_profile_that_is_not_there(s3, monkeypatch, open_at, make):
 
 
 def test_nobody_listens(s3, monkeypatch, open_at, make):
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port = listener.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{unused_port()}")
     with pytest.raises(BundleUnavailable, match="nobody answers there"):
         open_at("s3://bundles").fetch(make()[0], 20.0)
 

@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 from far_stores import send
+from peers import unused_port
 
 from runnerwsgi.bundles import MAX_ARCHIVE_BYTES
 from runnerwsgi.errors import BackendStarting, BundleUnavailable, StorageError
@@ -103,9 +104,7 @@ def test_an_upload_that_is_not_taken_says_why(web, open_at, make, code, complain
 
 
 def test_nobody_listens(open_at, make):
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port = listener.getsockname()[1]
-    store = open_at(f"http://127.0.0.1:{port}")
+    store = open_at(f"http://127.0.0.1:{unused_port()}")
     with pytest.raises(BundleUnavailable, match="refused"):
         store.fetch(make()[0], 10.0)
     with pytest.raises(StorageError, match="refused"):
