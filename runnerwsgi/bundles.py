@@ -353,9 +353,16 @@ class BundleStore:
     @property
     def trouble(self) -> str:
         """Why it cannot be read; empty when it can, or when it is not made yet."""
-        if not self.root.exists() or os.access(self.root, os.R_OK | os.X_OK):
+        if os.access(self.root, os.R_OK | os.X_OK):
             return ""
-        return f"{self.root} cannot be read by user {os.geteuid()}"
+        reason = ""
+        try:
+            self.root.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as exc:  # a folder above it is closed, for one
+            reason = f": {exc.strerror}"
+        return f"{self.root} cannot be read by user {os.geteuid()}{reason}"
 
     def close(self) -> None:
         """Nothing is open."""

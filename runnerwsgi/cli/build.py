@@ -154,7 +154,7 @@ def _is_built(folder: Path, sources: str) -> bool:
 def _receipt(folder: Path) -> list[str]:
     """What the component was made from: its sources, the toolchain, and what came of it."""
     path = folder / RECEIPT
-    return path.read_text().split() if path.is_file() else []
+    return path.read_text(errors="replace").split() if path.is_file() else []
 
 
 def _short(text: str) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from runnerwsgi import discovery
+from runnerwsgi.database import Database
 from runnerwsgi.errors import RunnerError
 from runnerwsgi.gateway import Gateway
 from runnerwsgi.installs import Installs
@@ -160,7 +161,7 @@ def backend(asked: Asked) -> Iterator[Finding]:
 
 
 def _cache(folder: Path) -> Finding:
-    if not folder.exists():
+    if not os.path.exists(folder):  # False where rights do not let one look
         if trouble := _never(folder):
             fix = "name another one: `runnerwsgi env` lists the settings."
             return Finding("fail", "cache", trouble, fix)
@@ -174,9 +175,10 @@ def _cache(folder: Path) -> Finding:
 
 def _never(folder: Path) -> str:
     """Why a folder that is not there can never be made; empty where it is there, or can."""
-    if folder.exists():
+    # Unlike Path.exists, this is False where rights do not let one look.
+    if os.path.exists(folder):
         return ""
-    above = next(path for path in folder.parents if path.exists())
+    above = next(path for path in folder.parents if os.path.exists(path))
     try:
         # Done and undone: rights alone do not tell, for root least of all.
         os.rmdir(tempfile.mkdtemp(dir=above))
@@ -187,6 +189,8 @@ def _never(folder: Path) -> str:
 
 def switch(asked: Asked) -> Iterator[Finding]:
     """Nothing overrules RUNNER_BACKEND without being seen."""
+    if asked.is_told(Path(Database(asked.settings.database_url).url.database or "")):
+        return
     for configured, used in switches_of(asked.settings).items():
         found = f"where RUNNER_BACKEND says {configured}, applications here use {used}"
         yield Finding("warn", "switch", found, "`runnerwsgi switch --reset` ends that.")

@@ -260,6 +260,17 @@ class TestDoctor:
         assert found["found"].startswith(f"{name} cannot be made: ")
         assert fix in found["fix"]
 
+    # As below a folder that is closed, which says so to everybody but root.
+    @pytest.mark.parametrize(
+        ("setting", "what"), [("RUNNER_HOME", "home"), ("RUNNER_BUNDLE_STORE", "store")]
+    )
+    def test_a_folder_that_none_may_look_at_is_told_in_words(self, run, port, setting, what):
+        said = run("doctor", "--port", port, "--json", env={setting: f"/tmp/{'a' * 300}"})
+        assert self.states(said, what) == ["fail"]
+        assert "fail" not in self.states(said, "switch") + self.states(said, "backend")
+        assert "File name too long" in said.stdout
+        assert "OSError" not in said.stdout
+
     def test_a_store_that_can_still_be_made_is_well_and_is_not_made(self, run, port, tmp_path):
         store = tmp_path / "not" / "yet"
         said = run("doctor", "--port", port, "--json", env={"RUNNER_BUNDLE_STORE": str(store)})

@@ -147,6 +147,13 @@ class TestBuild:
         without_tools()
         assert run("build", "hello").exit_code == status
 
+    def test_a_damaged_receipt_is_as_one_of_something_else(self, run, hello):
+        run("build", "hello")
+        (hello / "dist/.built-from").write_bytes(b"\xff\xfe\x00")
+        said = run("build", "hello")
+        assert said.exit_code == 0
+        assert "Compiled" in said.output
+
     def test_a_python_extension_that_is_built_is_installed_without_its_compiler(
         self, run, folder, hello, monkeypatch
     ):
