@@ -235,8 +235,8 @@ def _standing(name: str, terms: Terms, *, yes: bool) -> str:
 
 def _warm_up(gateway: Gateway, bundle: Bundle) -> WarmUp:
     waits_for = (
-        f"the backend {gateway.backend_name} to fetch and compile it; where its runner does not "
-        "run yet, that has to start first"
+        f"the backend {gateway.backend_name} to fetch and compile it; a runner elsewhere may have "
+        "to start first"
     )
     with output.working("Making it ready", waits_for):
         try:
