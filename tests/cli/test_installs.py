@@ -226,7 +226,7 @@ class TestWaiting:
         assert said.exit_code == 0, said.stderr
         lines = said.stderr.splitlines()
         _, second, third = lines[lines.index("Making it ready …") :][:3]
-        assert second.startswith("Waiting for the backend docker to fetch and compile it; where")
+        assert second.startswith("Waiting for the backend docker to fetch and compile it; a runner")
         assert re.fullmatch(r"Done after \d+\.\d s\.", third)
         assert json.loads(said.stdout)["warm_up_ms"] == 900
 
