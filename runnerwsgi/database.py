@@ -143,8 +143,7 @@ class Database:
             StorageError: the database failed; nothing was written.
         """
         with (
-            self._translated("written"),
-            self._open().connect() as connection,
+            self._connected("written") as connection,
             connection.execution_options(**{_WRITES: True}).begin(),
         ):
             yield connection
@@ -156,7 +155,7 @@ class Database:
         Raises:
             StorageError: the database failed.
         """
-        with self._translated("read"), self._open().connect() as connection:
+        with self._connected("read") as connection:
             yield connection
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -189,9 +188,31 @@ class Database:
             with self._lock:
                 self._engine = engine = self._engine or _make_engine(self.url, self.setting)
                 tables = len(self._metadata.tables)
-                _create_tables(engine, self._metadata)
+                with self._using(engine):
+                    _create_tables(engine, self._metadata)
                 self._tables = tables
         return engine
+
+    @contextmanager
+    def _connected(self, done: str) -> Iterator[Connection]:
+        with self._translated(done):
+            engine = self._open()
+            with self._using(engine), engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def _using(self, engine: Engine) -> Iterator[None]:
+        """Close at the end what was in use while the database was closed, as nobody else does."""
+        pool, pid = engine.pool, os.getpid()
+        try:
+            yield
+        finally:
+            # Not in a child that was forked meanwhile: there, it is the parent's.
+            if os.getpid() == pid:
+                if engine.pool is not pool:
+                    pool.dispose()
+                if self._engine is not engine:
+                    engine.dispose()
 
     @contextmanager
     def _translated(self, done: str) -> Iterator[None]:
@@ -339,8 +360,12 @@ def _create_file(url: URL, setting: str) -> None:
 def _on_connect(connection: Any, _record: Any) -> None:
     # The driver must not begin transactions by itself: `_on_begin` does, of the right kind.
     connection.isolation_level = None
-    for name, value in PRAGMAS.items():
-        _set_pragma(connection, f"PRAGMA {name}={value}")
+    try:
+        for name, value in PRAGMAS.items():
+            _set_pragma(connection, f"PRAGMA {name}={value}")
+    except BaseException:
+        connection.close()  # nobody else knows of it yet
+        raise
 
 
 def _set_pragma(connection: Any, statement: str) -> None:
